@@ -1,0 +1,197 @@
+"""The experiment as frozen dataclasses, validated at birth; the only home of defaults.
+
+Letters: K classes, KA majority classes, R = n_A / n_B the imbalance ratio, D the feature dimension.
+Every field is an option of the command line under the same name, dots between levels and dashes for underscores
+(`--train.batch-size 128`). Nothing here imports jax, so that a mistake is reported before anything slow starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Arm = Literal["deq", "explicit", "unrolled", "residual"]
+Solver = Literal["anderson", "fixed_point", "broyden"]
+Gradient = Literal["implicit", "jfb", "phantom", "unrolled"]
+Adjoint = Literal["anderson", "neumann", "gmres", "bicgstab", "normal_cg"]
+Imbalance = Literal["none", "step", "longtail"]
+Encoder = Literal["conv", "resnet18", "identity"]
+Cell = Literal["conv", "dense", "linear"]
+Norm = Literal["batch", "group"]
+Schedule = Literal["collapse", "paper", "cosine"]
+Decay = Literal["coupled", "decoupled"]
+Augment = Literal["none", "crop", "crop_flip"]
+
+ARMS: tuple[str, ...] = get_args(Arm)
+
+
+class ConfigError(ValueError):
+    """A value that no experiment can run with; the message says what was expected, what came and what to do."""
+
+
+def _require(ok: bool, name: str, expected: str, came: Any, do: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name}: expected {expected}, got {came!r}. {do}")
+
+
+def _require_known(name: str, came: Any, kind: Any) -> None:
+    known = get_args(kind)
+    _require(came in known, name, "one of " + ", ".join(map(str, known)), came, "Choose one of these.")
+
+
+@dataclass(frozen=True)
+class EquilibriumConfig:
+    """How z = f(z, x, theta) is solved and differentiated; every count and tolerance is per example.
+
+    Raises ConfigError for a name or a number outside its range.
+    """
+
+    solver: Solver = "anderson"
+    tol: float = 1e-4  # relative residual ||f(z) - z|| / ||f(z)||
+    max_steps: int = 50
+    history: int = 5  # past iterates mixed by anderson, rank of broyden
+    ridge: float = 1e-6  # of the mixing problem, relative to its scale
+    damping: float = 1.0  # step length beta; 1 is undamped
+    gradient: Gradient = "implicit"
+    adjoint: Adjoint = "anderson"
+    adjoint_tol: float = 1e-3  # relative residual ||u - g - J^T u|| / ||g||
+    adjoint_max_steps: int = 50
+    phantom_steps: int = 5
+    phantom_damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_known("solver.solver", self.solver, Solver)
+        _require_known("solver.gradient", self.gradient, Gradient)
+        _require_known("solver.adjoint", self.adjoint, Adjoint)
+        for name in ("tol", "adjoint_tol"):
+            came = getattr(self, name)
+            _require(came >= 0, f"solver.{name}", "a number >= 0", came, "1e-3 to 1e-5 suit float32; 0 runs every step.")
+        for name in ("max_steps", "adjoint_max_steps", "phantom_steps"):
+            _require(getattr(self, name) >= 0, f"solver.{name}", "an integer >= 0", getattr(self, name), "Try 50.")
+        _require(self.history >= 1, "solver.history", "an integer >= 1", self.history, "Try 5.")
+        _require(self.ridge >= 0, "solver.ridge", "a number >= 0", self.ridge, "Try 1e-6.")
+        for name in ("damping", "phantom_damping"):
+            came = getattr(self, name)
+            _require(0 < came <= 1, f"solver.{name}", "a number in (0, 1]", came, "1 takes the full step.")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, how many of each class, and in which order the classes count as majority.
+
+    `step`: the first `majority` classes keep n_A images each, the others n_A // ratio.
+    `longtail`: class k of the order keeps int(n_max * ratio ** (-k / (K - 1))).
+    """
+
+    name: str = "digits"  # digits, synthetic, folder, or any TFDS image classification set
+    dir: str | None = None  # TFDS data_dir, or the folder of class folders
+    imbalance: Imbalance = "none"
+    majority: int = 3
+    ratio: float = 10.0
+    per_class: int | None = None  # n_A; None takes what the smallest class offers (or, balanced, every image)
+    allow_single: bool = False  # let a class that would be empty keep one image instead of refusing
+    subset_seed: int = 0
+    order_seed: int | None = None  # None keeps the data set's class order
+    augment: Augment = "none"
+
+    def __post_init__(self) -> None:
+        _require_known("data.imbalance", self.imbalance, Imbalance)
+        _require_known("data.augment", self.augment, Augment)
+        _require(self.majority >= 1, "data.majority", "an integer >= 1", self.majority, "It counts majority classes.")
+        _require(self.ratio >= 1, "data.ratio", "a number >= 1 (R = n_A / n_B)", self.ratio, "Pass R, not 1/R.")
+        if self.per_class is not None:
+            _require(self.per_class >= 1, "data.per_class", "an integer >= 1", self.per_class, "It is n_A.")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Encoder -> H0 -> arm -> pooled features [B, D] -> linear classifier with bias.
+
+    `gain` bounds the Lipschitz constant of z -> f(z, x); below 1 the equilibrium exists and is unique.
+    """
+
+    encoder: Encoder = "conv"
+    norm: Norm = "batch"
+    width: int = 32  # channels of the first encoder stage
+    cell: Cell = "dense"
+    features: int = 64  # D, channels of H0 and z
+    inner: int = 64  # width inside the cell
+    depth: int = 1  # layers of the explicit and residual arms (the inner width is divided by it)
+    unroll: int = 10  # applications of the cell in the unrolled arm
+    gain: float = 0.8
+
+    def __post_init__(self) -> None:
+        _require_known("model.encoder", self.encoder, Encoder)
+        _require_known("model.norm", self.norm, Norm)
+        _require_known("model.cell", self.cell, Cell)
+        for name in ("width", "features", "inner", "depth", "unroll"):
+            _require(getattr(self, name) >= 1, f"model.{name}", "an integer >= 1", getattr(self, name), "Raise it.")
+        _require(0 < self.gain < 1, "model.gain", "a number in (0, 1)", self.gain, "1 or more loses the contraction.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation: SGD with momentum, its schedule, and how often the collapse is measured."""
+
+    epochs: int = 200
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay: Decay = "coupled"
+    schedule: Schedule = "collapse"
+    warmup_epochs: float = 0.0
+    loss: str = "cross_entropy"
+    measurements: int = 25  # measured epochs, denser early
+    eval_batch_size: int = 512
+    checkpoint_seconds: float = 60.0  # least time between two checkpoints; measured epochs are the moments for them
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        _require_known("train.decay", self.decay, Decay)
+        _require_known("train.schedule", self.schedule, Schedule)
+        for name in ("epochs", "batch_size", "measurements", "eval_batch_size", "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, f"train.{name}", "an integer >= 1", getattr(self, name), "Raise it.")
+        _require(self.learning_rate > 0, "train.learning_rate", "a number > 0", self.learning_rate, "Try 0.1.")
+        _require(0 <= self.momentum < 1, "train.momentum", "a number in [0, 1)", self.momentum, "Try 0.9.")
+        for name in ("weight_decay", "warmup_epochs", "checkpoint_seconds"):
+            _require(getattr(self, name) >= 0, f"train.{name}", "a number >= 0", getattr(self, name), "0 turns it off.")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run: an arm, a seed, and everything that decides its numbers."""
+
+    recipe: str = "digits"
+    arm: Arm = "deq"
+    seed: int = 0
+    workdir: str = "runs"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    solver: EquilibriumConfig = field(default_factory=EquilibriumConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _require_known("arm", self.arm, Arm)
+        _require(self.seed >= 0, "seed", "an integer >= 0", self.seed, "Seeds count from 0.")
+        # The layer alone accepts tol = 0 (every step runs) and history = 1 (Picard); a run that meant either is a typo.
+        _require(self.solver.tol > 0, "solver.tol", "a number > 0 in a run", self.solver.tol, "Try 1e-4.")
+        _require(self.solver.adjoint_tol > 0, "solver.adjoint_tol", "a number > 0 in a run", self.solver.adjoint_tol, "Try 1e-3.")
+        _require(self.solver.history >= 2, "solver.history", "an integer >= 2 in a run", self.solver.history, "Try 5.")
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+
+def differing_fields(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted names of the fields in which two configurations (as nested dicts) differ, with both values."""
+    out: dict[str, tuple[Any, Any]] = {}
+    for key in sorted(a.keys() | b.keys()):
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            out |= differing_fields(left, right, f"{prefix}{key}.")
+        elif left != right:
+            out[prefix + key] = (left, right)
+    return out
