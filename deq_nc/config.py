@@ -67,7 +67,7 @@ class EquilibriumConfig:
         _require_known("solver.adjoint", self.adjoint, Adjoint)
         for name in ("tol", "adjoint_tol"):
             came = getattr(self, name)
-            _require(came >= 0, f"solver.{name}", "a number >= 0", came, "1e-3 to 1e-5 suit float32; 0 runs every step.")
+            _require(came >= 0, f"solver.{name}", "a number >= 0", came, "Try 1e-4; 0 runs every step.")
         for name in ("max_steps", "adjoint_max_steps", "phantom_steps"):
             _require(getattr(self, name) >= 0, f"solver.{name}", "an integer >= 0", getattr(self, name), "Try 50.")
         _require(self.history >= 1, "solver.history", "an integer >= 1", self.history, "Try 5.")
@@ -178,7 +178,8 @@ class Experiment:
         _require(self.seed >= 0, "seed", "an integer >= 0", self.seed, "Seeds count from 0.")
         # The layer alone accepts tol = 0 (every step runs) and history = 1 (Picard); a run that meant either is a typo.
         _require(self.solver.tol > 0, "solver.tol", "a number > 0 in a run", self.solver.tol, "Try 1e-4.")
-        _require(self.solver.adjoint_tol > 0, "solver.adjoint_tol", "a number > 0 in a run", self.solver.adjoint_tol, "Try 1e-3.")
+        came = self.solver.adjoint_tol
+        _require(came > 0, "solver.adjoint_tol", "a number > 0 in a run", came, "Try 1e-3.")
         _require(self.solver.history >= 2, "solver.history", "an integer >= 2 in a run", self.solver.history, "Try 5.")
 
     def to_json(self) -> str:
