@@ -95,6 +95,9 @@ class DataConfig:
     subset_seed: int = 0
     order_seed: int | None = None  # None keeps the data set's class order
     augment: Augment = "none"
+    image_size: int | None = None  # side in pixels; images of another size are cut square and resized
+    synthetic_classes: int = 4
+    synthetic_noise: float = 0.2  # relative to the distance of the means along a channel
 
     def __post_init__(self) -> None:
         _require_known("data.imbalance", self.imbalance, Imbalance)
@@ -103,6 +106,11 @@ class DataConfig:
         _require(self.ratio >= 1, "data.ratio", "a number >= 1 (R = n_A / n_B)", self.ratio, "Pass R, not 1/R.")
         if self.per_class is not None:
             _require(self.per_class >= 1, "data.per_class", "an integer >= 1", self.per_class, "It is n_A.")
+        for name in ("subset_seed", "order_seed"):
+            came = getattr(self, name)
+            _require(came is None or came >= 0, f"data.{name}", "an integer >= 0", came, "Seeds count from 0.")
+        if self.image_size is not None:
+            _require(self.image_size >= 1, "data.image_size", "an integer >= 1", self.image_size, "Try 32.")
 
 
 @dataclass(frozen=True)
