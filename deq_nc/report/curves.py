@@ -1,0 +1,159 @@
+"""Figures over epochs: one panel per quantity, one line per arm, the terminal phase marked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from deq_nc.report.quantities import block_keys, quantity
+from deq_nc.report.runs import Run
+from deq_nc.report.statistics import BAND_SEEDS, Curve, curve
+from deq_nc.report.style import GREY, Picture, arm_legend, arm_style, new_figure, picture
+from deq_nc.report.tables import arm_runs
+
+SEEDS_NOTE = (
+    "Line: mean over seeds (of the logarithm on a log axis); thin lines: single seeds; band: 95 % t-interval, from "
+    f"{BAND_SEEDS} seeds on."
+)
+MARKED = (
+    "A triangle on the axis and a thin vertical line mark where an arm enters its terminal phase: the first measured "
+    "epoch with train error 0 (median over seeds)."
+)
+
+
+def terminal_epoch(runs: Sequence[Run]) -> float | None:
+    """Median over the seeds that reached train error 0; None when none did."""
+    reached = [run.terminal_epoch for run in runs if run.terminal_epoch is not None]
+    return float(np.median(reached)) if reached else None
+
+
+def _draw_curve(axes: Axes, arm: str, found: Curve) -> None:
+    style = arm_style(arm)
+    if len(found.seeds) > 1:
+        for epochs, values in found.seeds:
+            axes.plot(epochs, values, color=style["color"], linewidth=0.6, alpha=0.45)
+        axes.fill_between(found.epochs, found.low, found.high, color=style["color"], alpha=0.15, linewidth=0)
+    axes.plot(found.epochs, found.mean, **style, markevery=max(1, len(found.epochs) // 10))
+
+
+def _set_limits(axes: Axes, curves: Sequence[Curve], also: Sequence[float], log: bool) -> None:
+    """The y range of the seeds and reference lines, with a margin; a wide band is cut rather than flattening all."""
+    values = np.concatenate([line for found in curves for _, line in found.seeds] + [np.asarray(also, float)])
+    values = values[np.isfinite(values) & ((values > 0) | (not log))]
+    if values.size == 0:
+        return
+    low, high = np.min(values), np.max(values)
+    if log:
+        low, high = np.log10(low), np.log10(high)
+    margin = max(0.06 * (high - low), 0.15 if log else 1e-3 + 0.02 * abs(high))
+    low, high = low - margin, high + margin
+    axes.set_ylim(*((10.0**low, 10.0**high) if log else (low, high)))
+
+
+def panels(
+    runs: Sequence[Run],
+    keys: Sequence[str],
+    *,
+    columns: int = 3,
+    reference: Callable[[str], float | None] = lambda key: None,
+    reference_label: str = "",
+    log: dict[str, bool] | None = None,
+):
+    """A figure with one panel per key that some run measured; None when there is none."""
+    arms = arm_runs(runs)
+    found: dict[str, dict[str, Curve]] = {}
+    for key in keys:
+        logarithmic = (log or {}).get(key, quantity(key).log)
+        per_arm = {arm: curve([run.history for run in group], key, log=logarithmic) for arm, group in arms.items()}
+        if per_arm := {arm: each for arm, each in per_arm.items() if each is not None}:
+            found[key] = per_arm
+    if not found:
+        return None
+    columns = min(columns, len(found))
+    rows = -(-len(found) // columns)
+    figure = new_figure(3.7 * columns, 2.7 * rows + 0.45)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    marks = {arm: terminal_epoch(group) for arm, group in arms.items()}
+    last = max(run.epoch for run in runs)
+    lines = False
+    for axes, (key, per_arm) in zip(grid.flat, found.items()):
+        logarithmic = (log or {}).get(key, quantity(key).log)
+        if logarithmic:
+            axes.set_yscale("log")
+        level = reference(key)
+        if level is not None:
+            axes.axhline(level, color=GREY, linewidth=1.2, linestyle=(0, (2, 2)), zorder=1)
+            lines = True
+        for arm, each in per_arm.items():
+            _draw_curve(axes, arm, each)
+            if marks[arm] is not None:
+                axes.axvline(marks[arm], color=arm_style(arm)["color"], linewidth=0.8, alpha=0.6, zorder=1)
+                axes.plot(
+                    [marks[arm]], [0], "^", color=arm_style(arm)["color"], markersize=7, clip_on=False, zorder=5,
+                    transform=axes.get_xaxis_transform(),
+                )  # fmt: skip
+        _set_limits(axes, list(per_arm.values()), [] if level is None else [level], logarithmic)
+        axes.set_xlim(0, 1.02 * max(last, 1))
+        axes.set(ylabel=quantity(key).label, xlabel="epoch", title=quantity(key).hint)
+    for axes in grid.flat[len(found) :]:
+        axes.set_visible(False)
+    extra = []
+    if any(mark is not None for mark in marks.values()):
+        extra.append(Line2D([], [], color=GREY, marker="^", markersize=7, linewidth=0.8, label="train error 0"))
+    if lines:
+        extra.append(Line2D([], [], color=GREY, linewidth=1.2, linestyle=(0, (2, 2)), label=reference_label))
+    arm_legend(figure, [arm for arm in arms if any(arm in per_arm for per_arm in found.values())], extra)
+    return figure
+
+
+def curve_pictures(runs: Sequence[Run], num_classes: int | None) -> list[Picture]:
+    """Accuracy and loss, collapse, blocks (when measured), solver, norms; figures without data are left out."""
+    seeds = f" {SEEDS_NOTE}" if any(len(group) > 1 for group in arm_runs(runs).values()) else ""
+    etf = None if num_classes is None or num_classes < 2 else -1.0 / (num_classes - 1)
+    tol = runs[0].config.get("solver", {}).get("tol")
+    adjoint_tol = runs[0].config.get("solver", {}).get("adjoint_tol")
+    cosines = [key for prefix in ("cos_means", "cos_weights") for key in block_keys(runs, prefix)]
+    norms = [key for prefix in ("norm_means", "norm_weights") for key in block_keys(runs, prefix)]
+    accuracy = "train_accuracy test_accuracy test_accuracy_majority test_accuracy_minority train_loss test_loss".split()
+    minority = any(row.get("test_accuracy_minority") is not None for run in runs for row in run.history)
+    if minority:  # majority and minority side by side, losses at the end of the rows
+        accuracy = (
+            "train_accuracy test_accuracy train_loss test_accuracy_majority test_accuracy_minority test_loss".split()
+        )
+    drawn = (
+        (
+            "accuracy", "Accuracy and loss",
+            f"Accuracy is a share of images, loss a mean in nats on a log axis. {MARKED}{seeds}",
+            panels(runs, accuracy, columns=3 if minority else 2),
+        ),
+        (
+            "collapse", "Neural collapse on the training set",
+            f"Every panel falls to 0 under full collapse; NC1 and CDNV are on log axes. {MARKED}{seeds}",
+            panels(runs, "nc1 nc2_means nc2_weights nc3 nc4 cdnv".split()),
+        ),
+        (
+            "blocks", "Angles between classes, by block",
+            "Mean cosine between classes inside a block or across two; the dotted line is the simplex ETF, -1/(K-1). "
+            f"Minority collapse shows as a minority cosine that climbs to 1.{seeds}",
+            panels(runs, cosines, reference=lambda key: etf, reference_label="simplex ETF, −1/(K−1)"),
+        ),
+        (
+            "solver", "How well each equilibrium was solved",
+            "Steps and residuals of the forward and the backward solve; collapse numbers stand only where the residual "
+            f"is at the tolerance (dotted) or below and no example is left unconverged.{seeds}",
+            panels(
+                runs, "solver_steps solver_residual unconverged adjoint_steps adjoint_residual spectral_radius".split(),
+                reference={"solver_residual": tol, "adjoint_residual": adjoint_tol}.get, reference_label="tolerance",
+            ),
+        ),
+        (
+            "norms", "Norms",
+            "Size of features and classifier, and how far the class norms are from equal (0 is equal): whether an arm "
+            f"gains by amplifying rather than by turning its features.{seeds}",
+            panels(runs, ["feature_norm", "weight_norm", "equinorm_means", "equinorm_weights", *norms], columns=4),
+        ),
+    )  # fmt: skip
+    return [picture(name, title, caption, figure) for name, title, caption, figure in drawn if figure is not None]

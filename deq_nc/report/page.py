@@ -1,0 +1,162 @@
+"""The page: one HTML file with every table and figure inside, plus the same tables and figures as files."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from deq_nc.config import Experiment, differing_fields
+from deq_nc.report.curves import curve_pictures
+from deq_nc.report.geometry import geometry_pictures
+from deq_nc.report.quantities import COST, MORE, quantity
+from deq_nc.report.runs import Run, read_runs
+from deq_nc.report.style import style_context
+from deq_nc.report.tables import Table, arm_runs, blocks, evidence, headline, runs_csv, table, tables_csv
+
+TEMPLATE = "page.html.j2"
+
+
+def report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
+    """Runs of one setting -> the path of `out`/index.html, beside figures/*.png, tables.md, tables.csv, runs.csv.
+
+    `out` defaults to RUN/report for one run and to COMMON PARENT/report for several.
+    Raises ReportError: nothing to show, unreadable files, or runs of different settings (the fields are named).
+    """
+    runs = read_runs(run_dirs)
+    folder = Path(out) if out is not None else _default_folder(runs)
+    num_classes = next((n for run in runs if (n := _num_classes(run))), None)
+    with style_context():
+        curves, geometry = curve_pictures(runs, num_classes), geometry_pictures(runs)
+    tables = [
+        headline(runs),
+        evidence(runs),
+        blocks(runs),
+        table("More measures", runs, MORE),
+        table("Cost", runs, COST),
+    ]
+    tables = [each for each in tables if each.rows]
+
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for each in (*curves, *geometry):
+        (folder / "figures" / f"{each.name}.png").write_bytes(each.png)
+    text = f"# {title(runs)}\n\n" + "".join(f"- {line}\n" for line in remarks(runs)) + "\n"
+    (folder / "tables.md").write_text(text + "\n".join(each.markdown() for each in tables), encoding="utf-8")
+    (folder / "tables.csv").write_text(tables_csv(tables), encoding="utf-8")
+    (folder / "runs.csv").write_text(runs_csv(runs), encoding="utf-8")
+    page = folder / "index.html"
+    page.write_text(_render(runs, tables, [*curves, *geometry]), encoding="utf-8")
+    return page
+
+
+def title(runs: Sequence[Run]) -> str:
+    """Data set, imbalance, arms, number of seeds."""
+    seeds = len({run.seed for run in runs})
+    return f"{_dataset(runs)}, {_imbalance(runs)}: {', '.join(arm_runs(runs))}, {seeds} seed{'s' * (seeds != 1)}"
+
+
+def remarks(runs: Sequence[Run]) -> list[str]:
+    """What a reader must know before believing a number: unfinished runs, unconverged solves, mixed versions, notes."""
+    out = []
+    finished_arms = {run.arm for run in runs if run.finished}
+    for run in runs:
+        name = f"{run.arm} seed {run.seed}"
+        if not run.finished:
+            left_out = "; left out of the tables, which show the finished seeds" if run.arm in finished_arms else ""
+            out.append(f"{name}: unfinished, epoch {run.epoch} of {run.epochs or 'unknown'}{left_out}.")
+        if run.history and (share := run.history[-1].get("unconverged")):
+            out.append(
+                f"{name}: {share:.2%} of the equilibria did not reach the tolerance at the last epoch; its "
+                "collapse numbers are measured partly on points that are not equilibria."
+            )
+        out += [f"{name}: {note}" for note in (run.summary or {}).get("notes") or []]
+    for what in ("versions", "device"):
+        if len({json.dumps(run.summary.get(what), sort_keys=True) for run in runs if run.summary}) > 1:
+            out.append(f"The runs were made with different {what}: see below.")
+    return out
+
+
+def _dataset(runs: Sequence[Run]) -> str:
+    named = [run.summary["dataset"] for run in runs if run.summary and run.summary.get("dataset")]
+    return named[0] if named else runs[0].config.get("data", {}).get("name", "unknown data")
+
+
+def _imbalance(runs: Sequence[Run]) -> str:
+    data = runs[0].config.get("data", {})
+    kind = data.get("imbalance", "none")
+    if kind == "step":
+        return f"step imbalance KA = {data.get('majority')}, R = {data.get('ratio'):g}"
+    return f"long tail, ratio {data.get('ratio'):g}" if kind == "longtail" else "balanced"
+
+
+def _num_classes(run: Run) -> int | None:
+    if run.analysis is not None and "class_means" in run.analysis:
+        return len(run.analysis["class_means"])
+    return len((run.summary or {}).get("class_names") or []) or None
+
+
+def _default_folder(runs: Sequence[Run]) -> Path:
+    return Path(os.path.commonpath([run.path for run in runs])) / "report"
+
+
+def _class_rows(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows: class, block (when divided), training images, test accuracy of each arm's first seed."""
+    firsts = [group[0] for group in arm_runs(run for run in runs if run.summary).values()]
+    if not firsts:
+        return [], []
+    summary = firsts[0].summary
+    names, counts = summary.get("class_names") or [], summary.get("train_counts") or []
+    majority = summary.get("majority") or []
+    divided = any(majority) and not all(majority)
+    accuracies = {
+        run.arm: (run.analysis or {}).get("test_accuracy_per_class") for run in firsts
+    }  # fmt: skip
+    shown = {arm: values for arm, values in accuracies.items() if values is not None and len(values) == len(names)}
+    heading = ["class", *(["block"] if divided else []), "training images"]
+    heading += [f"test accuracy, {run.arm} seed {run.seed}" for run in firsts if run.arm in shown]
+    rows = []
+    for index, (name, count) in enumerate(zip(names, counts)):
+        block = [("minority", "majority")[bool(majority[index])]] if divided else []
+        rows.append([str(name), *block, f"{count:,}", *(f"{values[index]:.4f}" for values in shown.values())])
+    return heading, rows
+
+
+def _run_rows(runs: Sequence[Run]) -> list[list[str]]:
+    rows = []
+    for run in runs:
+        summary = run.summary or {}
+        state = "finished" if run.finished else f"unfinished, epoch {run.epoch} of {run.epochs or 'unknown'}"
+        versions = ", ".join(f"{name} {version}" for name, version in (summary.get("versions") or {}).items())
+        rows.append([run.arm, str(run.seed), state, summary.get("device") or "–", versions or "–"])
+    return rows
+
+
+def _render(runs: Sequence[Run], tables: Sequence[Table], pictures: Sequence[Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    changed = differing_fields(dataclasses.asdict(Experiment()), runs[0].config)
+    class_heading, class_rows = _class_rows(runs)
+    return environment.get_template(TEMPLATE).render(
+        title=title(runs),
+        remarks=remarks(runs),
+        tables=[
+            (each.title, each.arms, [(quantity(key).hint, texts) for (key, _), texts in zip(each.rows, each.texts())])
+            for each in tables
+        ],
+        pictures=[(each, base64.b64encode(each.png).decode("ascii")) for each in pictures],
+        class_heading=class_heading,
+        class_rows=class_rows,
+        run_rows=_run_rows(runs),
+        changed=[
+            (name, *values) for name, values in changed.items() if name not in ("arm", "seed", "workdir")
+        ],
+        config=json.dumps({k: v for k, v in runs[0].config.items() if k not in ("arm", "seed", "workdir")}, indent=2),
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""What the report can show: the name, unit and number format of every quantity a run writes, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from deq_nc.report.runs import Run
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """`name [unit]` labels an axis and a table; `digits` formats the mean; `log` asks for decades; `hint` says what."""
+
+    key: str
+    name: str
+    unit: str = ""
+    digits: str = ".3g"
+    log: bool = False
+    hint: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} [{self.unit}]" if self.unit else self.name
+
+
+_KNOWN = (
+    Quantity("epoch", "epochs", digits=".0f", hint="last measured epoch"),
+    Quantity("terminal_epoch", "terminal epoch", digits=".0f", hint="first measured epoch with train error 0"),
+    Quantity("train_accuracy", "train accuracy", digits=".4f", hint="share of training images, last epoch"),
+    Quantity("test_accuracy", "test accuracy", digits=".4f", hint="share of test images, last epoch"),
+    Quantity("test_accuracy_majority", "test accuracy, majority", digits=".4f", hint="over the majority classes"),
+    Quantity("test_accuracy_minority", "test accuracy, minority", digits=".4f", hint="over the minority classes"),
+    Quantity("train_loss", "train loss", "nats", log=True),
+    Quantity("test_loss", "test loss", "nats", log=True),
+    Quantity("nc1", "NC1", log=True, hint="spread within classes, tr(S_W S_B⁺)/K"),
+    Quantity("nc2_means", "NC2 means", hint="distance of class means to a simplex ETF"),
+    Quantity("nc2_weights", "NC2 weights", hint="distance of weights to a simplex ETF"),
+    Quantity("nc3", "NC3", hint="distance of weights to class means"),
+    Quantity("nc3_product", "NC3, product form", hint="distance of W M^T to a simplex ETF"),
+    Quantity("nc4", "NC4", digits=".2g", hint="share where the nearest mean disagrees"),
+    Quantity("cdnv", "CDNV", log=True, hint="class-distance normalised variance"),
+    Quantity("equinorm_means", "norm variation, means", hint="std / mean of the norms of class means"),
+    Quantity("equinorm_weights", "norm variation, weights", hint="std / mean of the norms of weights"),
+    Quantity("solver_steps", "solver steps", digits=".1f", hint="mean over examples"),
+    Quantity(
+        "solver_residual",
+        "solver residual",
+        "relative",
+        digits=".1e",
+        log=True,
+        hint="‖f(z) − z‖ / ‖f(z)‖ at the returned z",
+    ),
+    Quantity("unconverged", "unconverged", "fraction", digits=".2g", hint="share of examples above the tolerance"),
+    Quantity(
+        "unconverged_worst",
+        "unconverged, worst epoch",
+        "fraction",
+        digits=".2g",
+        hint="largest share at any measured epoch",
+    ),
+    Quantity("adjoint_steps", "adjoint steps", digits=".1f", hint="of the backward solve"),
+    Quantity("adjoint_residual", "adjoint residual", "relative", digits=".1e", log=True, hint="of the backward solve"),
+    Quantity("spectral_radius", "spectral radius at z*", hint="of ∂f/∂z; below 1, iteration converges"),
+    Quantity("feature_norm", "feature norm", hint="size of the features"),
+    Quantity("weight_norm", "classifier norm", hint="size of the classifier"),
+    Quantity("parameters", "parameters", digits=",.0f", hint="of the whole model"),
+    Quantity("parameters_arm", "parameters of the arm", digits=",.0f", hint="between encoder and classifier"),
+    Quantity("step_seconds", "time per step", "s", digits=".3g", hint="median training step"),
+    Quantity("seconds", "time", "s", digits=".3g", hint="whole run"),
+)
+KNOWN = {quantity.key: quantity for quantity in _KNOWN}
+
+HEADLINE = (
+    "epoch terminal_epoch train_accuracy test_accuracy test_accuracy_majority test_accuracy_minority "
+    "nc1 nc2_means nc2_weights nc3 nc4 solver_steps unconverged parameters seconds"
+).split()
+EVIDENCE = (
+    "solver_steps solver_residual unconverged unconverged_worst adjoint_steps adjoint_residual spectral_radius"
+).split()
+MORE = "nc3_product cdnv equinorm_means equinorm_weights feature_norm weight_norm".split()
+COST = "parameters parameters_arm step_seconds seconds".split()
+
+_BLOCKS = {"cos_means": "cosine of means", "cos_weights": "cosine of weights"}
+_BLOCKS |= {"norm_means": "norm of means", "norm_weights": "norm of weights"}
+_PAIRS = {"majority": "majority", "between": "majority-minority", "minority": "minority"}
+
+
+def quantity(key: str) -> Quantity:
+    """The quantity of that key; an unknown key is shown under its own name."""
+    if key in KNOWN:
+        return KNOWN[key]
+    for prefix, name in _BLOCKS.items():
+        if key.startswith(prefix + "_"):
+            block = key[len(prefix) + 1 :]
+            return Quantity(key, f"{name}, {_PAIRS.get(block, block.replace('_', '-'))}")
+    return Quantity(key, key.replace("_", " "))
+
+
+def block_keys(runs: Iterable[Run], prefix: str) -> list[str]:
+    """Keys `prefix_BLOCK` that some run measured, majority first, then between, then minority, then the others."""
+    found = {key for run in runs for row in run.history for key in row if key.startswith(prefix + "_")}
+    known = [f"{prefix}_{block}" for block in _PAIRS]
+    return [key for key in known if key in found] + sorted(found - set(known))
+
+
+def scalars(run: Run) -> dict[str, Any]:
+    """Every number of a run: its last measured epoch (never its best), plus what its summary adds."""
+    summary = run.summary or {}
+    row = dict(run.history[-1]) if run.history else {}
+    worst = [r["unconverged"] for r in run.history if r.get("unconverged") is not None]
+    parameters = summary.get("parameters") or {}
+    row |= {
+        "epoch": run.epoch,
+        "terminal_epoch": run.terminal_epoch,
+        "unconverged_worst": max(worst, default=None),
+        "parameters": parameters.get("total"),
+        "parameters_arm": parameters.get("arm"),
+        "step_seconds": summary.get("step_seconds"),
+        "seconds": summary.get("seconds", row.get("seconds")),
+    }
+    return row
