@@ -11,9 +11,11 @@ import numpy as np
 
 from deq_nc.config import DataConfig
 from deq_nc.data.digits import load_digits
+from deq_nc.data.folder import load_folder
 from deq_nc.data.imbalance import balanced_counts, check_majority, class_order, longtail_counts, step_counts, subset
 from deq_nc.data.source import Source
 from deq_nc.data.synthetic import load_synthetic
+from deq_nc.data.tfds_source import load_tfds
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def _source(config: DataConfig) -> Source:
         return load_digits()
     if config.name == "synthetic":
         return load_synthetic(config.synthetic_classes, config.synthetic_noise)
-    raise NotImplementedError(config.name)
+    if config.name == "folder":
+        return load_folder(config.dir, config.image_size)
+    return load_tfds(config.name, config.dir, config.image_size)
 
 
 def _counts(config: DataConfig, available: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,15 +106,18 @@ def _counts(config: DataConfig, available: np.ndarray) -> tuple[np.ndarray, np.n
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation float32 [C] of pixels in [0, 1]; by exact integer sums; std 1 if constant."""
-    pixels = images.reshape(-1, images.shape[-1])
-    total = np.zeros(images.shape[-1], np.int64)
-    squares = np.zeros(images.shape[-1], np.int64)
-    for start in range(0, len(pixels), 1 << 20):  # a block at a time: int32 copies of CIFAR would take 600 MB
-        block = pixels[start : start + (1 << 20)].astype(np.int32)
-        total += block.sum(axis=0, dtype=np.int64)
-        squares += np.square(block, out=block).sum(axis=0, dtype=np.int64)
-    mean = total / len(pixels)
-    variance = np.maximum(squares / len(pixels) - mean**2, 0)
+    channels = images.shape[-1]
+    rows = images.reshape(len(images), -1)
+    total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
+    height = min(max((1 << 22) // rows.shape[1], 1), 1 << 15)  # 2^15 squares of at most 65,025 fit into uint32
+    for start in range(0, len(rows), height):
+        block = rows[start : start + height].astype(np.uint16)  # 255^2 fits; 12 times faster than summing int64
+        total += block.sum(axis=0, dtype=np.uint32).reshape(-1, channels).sum(axis=0, dtype=np.int64)
+        np.square(block, out=block)
+        squares += block.sum(axis=0, dtype=np.uint32).reshape(-1, channels).sum(axis=0, dtype=np.int64)
+    count = images.size // channels
+    mean = total / count
+    variance = np.maximum(squares / count - mean**2, 0)
     std = np.where(variance > 1e-9, np.sqrt(variance), 255)
     return (mean / 255).astype(np.float32), (std / 255).astype(np.float32)
 
