@@ -1,0 +1,89 @@
+"""Input checks of `measure`: shapes always, values outside jit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def as_array(x: Any) -> Array:
+    """x as a jax array; a PyTorch tensor that requires grad is detached."""
+    if isinstance(x, jax.Array | np.ndarray):
+        return jnp.asarray(x)
+    x = x.detach() if hasattr(x, "detach") else x
+    return jnp.asarray(np.asarray(x))
+
+
+def as_floats(name: str, x: Any) -> Array:
+    """x as float32, or float64 where it came so under x64; half precision is widened. Raises ValueError otherwise."""
+    x = as_array(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name}: expected floating point numbers, got {x.dtype}. Convert them first.")
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
+
+
+def as_inputs(features, labels, weights, bias, num_classes, mask, majority) -> tuple[Array | None, ...]:
+    """The arguments of `measure` as arrays of agreeing shapes and dtypes; ValueError names both shapes otherwise."""
+    k = num_classes
+    _require(k >= 2, f"num_classes: expected at least 2, got {k}. Collapse compares classes.")
+    h = as_floats("features", features)
+    _require(h.ndim == 2, f"features: expected shape [N, D], got {list(h.shape)}. Flatten or pool each sample first.")
+    n, d = h.shape
+    _require(n > 0 and d > 0, f"features: expected at least one row and one column, got {[n, d]}.")
+    y = as_array(labels)
+    _require(y.shape == (n,), f"labels: expected shape [{n}] beside features [{n}, {d}], got {list(y.shape)}.")
+    _require(jnp.issubdtype(y.dtype, jnp.integer), f"labels: expected integers 0..{k - 1}, got {y.dtype}.")
+    w = b = m = a = None
+    if weights is not None:
+        w = as_floats("weights", weights).astype(h.dtype)
+        _require(w.shape != (d, k) or d == k, f"weights: got [D, K] = [{d}, {k}], expected [K, D]. Pass weights.T.")
+        _require(
+            w.shape == (k, d), f"weights: expected [K, D] = [{k}, {d}] for features [{n}, {d}], got {list(w.shape)}."
+        )
+    if bias is not None:
+        _require(w is not None, "bias: given without weights. Pass weights too.")
+        b = as_floats("bias", bias).astype(h.dtype)
+        _require(b.shape == (k,), f"bias: expected shape [{k}], got {list(b.shape)}.")
+    if mask is not None:
+        m = as_array(mask)
+        _require(m.shape == (n,), f"mask: expected shape [{n}] beside features [{n}, {d}], got {list(m.shape)}.")
+        m = m.astype(bool)
+    if majority is not None:
+        a = as_array(majority)
+        _require(a.shape == (k,), f"majority: expected {k} booleans, one a class, got shape {list(a.shape)}.")
+        _require(a.dtype == bool, f"majority: expected booleans, got {a.dtype}. Mark classes, do not list them.")
+    return h, y, w, b, m, a
+
+
+def refuse_bad_values(arrays: tuple[Array | None, ...], collapse: Any, num_classes: int) -> None:
+    """ValueError for labels out of range, an empty mask and numbers that are not finite; silent inside jit.
+
+    The features are read again only when the result is not finite.
+    """
+    h, y, w, b, m, _ = arrays
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((arrays, collapse))):
+        return
+    used = np.ones(len(y), bool) if m is None else np.asarray(m)
+    if int(collapse.outside):
+        rows = np.flatnonzero(used & ((np.asarray(y) < 0) | (np.asarray(y) >= num_classes)))
+        raise ValueError(
+            f"labels: expected 0..{num_classes - 1}, got {int(y[rows[0]])} in row {rows[0]} ({len(rows)} such rows). "
+            "Raise num_classes, or mask these rows."
+        )
+    _require(float(collapse.count.sum()) > 0, "mask: it leaves no sample. Mark at least two classes' rows True.")
+    for name, x in (("weights", w), ("bias", b)):
+        _require(x is None or bool(jnp.all(jnp.isfinite(x))), f"{name}: not finite. The classifier diverged.")
+    if not np.isfinite(float(collapse.variance_class.sum(where=collapse.count > 0))):
+        rows = np.flatnonzero(used & ~np.isfinite(np.asarray(h)).all(1))
+        if len(rows):
+            shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+            raise ValueError(f"features: not finite in {len(rows)} rows ({shown}). Mask them or find their cause.")

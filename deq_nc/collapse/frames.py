@@ -1,0 +1,93 @@
+"""How K vectors stand to each other: norms, cosines, and the blocks of majority and minority classes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+from .geometry import safe_norm
+
+NORM_GUARD = 1e-4  # of the longest vector: below it the direction of a vector is noise and its angles do not count
+
+
+class Frame(NamedTuple):
+    """gram, cosine [K, K] (0 where undefined), norm [K], pairs [K, K] bool: i != j, both present and with a direction.
+
+    equinorm = std(norm)/mean(norm); equiangle = std of the cosines of all pairs; angle_gap = mean |cos + 1/(K - 1)|;
+    max_cosine; zero: present vectors whose norm is below the guard.
+    """
+
+    gram: Array
+    cosine: Array
+    norm: Array
+    pairs: Array
+    equinorm: Array
+    equiangle: Array
+    angle_gap: Array
+    max_cosine: Array
+    zero: Array
+
+
+def mean_where(x: Array, where: Array) -> Array:
+    """Mean of the selected entries; NaN when none is selected."""
+    total = jnp.sum(where)
+    return jnp.where(total > 0, jnp.sum(jnp.where(where, x, 0)) / jnp.maximum(total, 1), jnp.nan)
+
+
+def _std_where(x: Array, where: Array) -> Array:
+    away = jnp.where(where, x - mean_where(x, where), 0)
+    return safe_norm(away) / jnp.sqrt(jnp.maximum(jnp.sum(where), 1).astype(x.dtype))
+
+
+def frame(vectors: Float[Array, "K D"], present: Bool[Array, " K"]) -> Frame:
+    """Norms and cosines of vectors [K, D] over the classes present, vectors below NORM_GUARD kept out of angles."""
+    k = vectors.shape[0]
+    norm = safe_norm(vectors, 1)
+    solid = present & (norm > NORM_GUARD * jnp.max(norm))
+    unit = vectors * jnp.where(solid, 1 / jnp.where(solid, norm, 1), 0)[:, None]
+    cosine = unit @ unit.T
+    pairs = solid[:, None] & solid[None] & ~jnp.eye(k, dtype=bool)
+    lean = 1 / jnp.maximum(jnp.sum(present) - 1, 1)
+    return Frame(
+        gram=vectors @ vectors.T,
+        cosine=cosine,
+        norm=norm,
+        pairs=pairs,
+        equinorm=_std_where(norm, present) / mean_where(norm, present),
+        equiangle=_std_where(cosine, pairs),
+        angle_gap=mean_where(jnp.abs(cosine + lean), pairs),
+        max_cosine=jnp.where(jnp.any(pairs), jnp.max(jnp.where(pairs, cosine, -jnp.inf)), jnp.nan),
+        zero=jnp.sum(present & ~solid),
+    )
+
+
+class Blocks(NamedTuple):
+    """Mean cosine over the majority-majority, majority-minority and minority-minority pairs; mean norms; NaN: no pair.
+
+    max_cosine_minority is over all minority pairs: parallel minority vectors need not be equal, and one pair can merge
+    before the others.
+    """
+
+    cosine_majority: Array
+    cosine_cross: Array
+    cosine_minority: Array
+    max_cosine_minority: Array
+    norm_majority: Array
+    norm_minority: Array
+
+
+def blocks(f: Frame, majority: Bool[Array, " K"], present: Bool[Array, " K"]) -> Blocks:
+    """Block means of a frame for the classes marked in majority [K] and those not marked."""
+    minority = ~majority
+    within = f.pairs & minority[:, None] & minority[None]
+    return Blocks(
+        mean_where(f.cosine, f.pairs & majority[:, None] & majority[None]),
+        mean_where(f.cosine, f.pairs & majority[:, None] & minority[None]),
+        mean_where(f.cosine, within),
+        jnp.where(jnp.any(within), jnp.max(jnp.where(within, f.cosine, -jnp.inf)), jnp.nan),
+        mean_where(f.norm, majority & present),
+        mean_where(f.norm, minority & present),
+    )

@@ -1,0 +1,192 @@
+"""measure(features, labels, weights) -> Collapse: every metric of neural collapse from two passes over the features.
+
+Letters: H [N, D] features, y [N] labels, W [K, D] weights, b [K] bias, mu_k class means, mu_G their unweighted mean,
+Mc = mu_k - mu_G [K, D], S_W and S_B within- and between-class covariance, E = (I - 11^T/K)/sqrt(K - 1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from .check import as_inputs, refuse_bad_values
+from .frames import Blocks, blocks, frame, mean_where
+from .geometry import gram_distance, normalised, safe_norm
+from .moments import class_moments
+from .residuals import Probe, ResidualSums, make_probe, residual_sums
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Collapse:
+    """Every metric; a pytree of scalars, [K] arrays and [K, K] Grams. docs/collapse.md has formula, range and source.
+
+    NaN stands for what is not defined: weight metrics without weights, angles without a pair, classes without samples.
+    """
+
+    nc1: Array  # tr(S_W S_B^+)/K
+    nc1_trace: Array  # tr(S_W S_B^+)
+    nc1_ratio: Array  # tr S_W / tr S_B
+    cdnv: Array  # mean over pairs of (v_i + v_j)/(2 ||mu_i - mu_j||^2)
+    nc2_means: Array  # || G/||G||_F - E ||_F, G = Mc Mc^T
+    nc2_weights: Array  # the same, G = W W^T
+    nc2_floor: Array  # the least nc2_means that D dimensions allow; 0 unless K > D + 1
+    equinorm_means: Array  # std / mean of the norms
+    equinorm_weights: Array
+    equiangle_means: Array  # std of the cosines
+    equiangle_weights: Array
+    angle_gap_means: Array  # mean |cos + 1/(K - 1)|
+    angle_gap_weights: Array
+    max_cosine_means: Array
+    max_cosine_weights: Array
+    nc3: Array  # || W/||W||_F - Mc/||Mc||_F ||_F
+    nc3_product: Array  # || W Mc^T/||W Mc^T||_F - E ||_F
+    nc4: Array  # share of samples whose argmax of the logits is not their nearest class mean
+    accuracy: Array  # of the logits
+    accuracy_nearest: Array  # of the nearest class mean
+    count: Array  # [K] samples
+    nc1_class: Array  # [K] nc1 = sum_k count_k nc1_class_k / N
+    variance_class: Array  # [K] v_k = mean ||h - mu_k||^2
+    accuracy_class: Array  # [K]
+    norm_means: Array  # [K] ||mu_k - mu_G||
+    norm_weights: Array  # [K]
+    gram_means: Array  # [K, K] Mc Mc^T
+    gram_weights: Array  # [K, K] W W^T
+    gram_logits: Array  # [K, K] W Mc^T
+    empty: Array  # classes without a sample: left out of everything
+    single: Array  # classes with one sample: their variance is 0 by construction
+    zero_means: Array  # classes whose mean coincides with mu_G: their angles are left out
+    zero_weights: Array  # weights of norm 0: their angles are left out
+    outside: Array  # rows left out because their label is not in 0..K-1
+    rank: Array  # of Mc; at most min(K - 1, D)
+    condition: Array  # largest over smallest kept singular value of Mc
+    nc1_majority: Array | None = None
+    nc1_minority: Array | None = None
+    blocks_means: Blocks | None = None
+    blocks_weights: Blocks | None = None
+
+
+def measure(
+    features: Float[Array, "N D"],
+    labels: Int[Array, " N"],
+    weights: Float[Array, "K D"] | None,
+    bias: Float[Array, " K"] | None = None,
+    *,
+    num_classes: int,
+    mask: Bool[Array, " N"] | None = None,
+    majority: Bool[Array, " K"] | None = None,
+) -> Collapse:
+    """Neural-collapse metrics of features H [N, D] with labels y [N] and the classifier logits = H W^T + b.
+
+    Takes anything with `__array__` (NumPy, PyTorch on the CPU). mask [N]: False rows do not count. majority [K]:
+    adds the metrics by block. weights None: the weight metrics are NaN. Works under jit, vmap and grad.
+    Raises ValueError outside jit for wrong shapes, labels outside 0..K-1, features that are not finite (rows named), an
+    empty mask, K < 2; inside jit the metrics turn NaN and `outside` counts the rows left out.
+    """
+    arrays = as_inputs(features, labels, weights, bias, num_classes, mask, majority)
+    collapse = _measure(*arrays, num_classes=num_classes)
+    refuse_bad_values(arrays, collapse, num_classes)
+    return collapse
+
+
+@partial(jax.jit, static_argnames="num_classes")
+def _measure(features, labels, weights, bias, mask, majority, *, num_classes) -> Collapse:
+    with jax.default_matmul_precision("highest"):
+        probe = make_probe(class_moments(features, labels, num_classes, mask), weights, bias)
+        return summarise(probe, residual_sums(features, labels, probe, mask), majority)
+
+
+def summarise(probe: Probe, sums: ResidualSums, majority: Bool[Array, " K"] | None = None) -> Collapse:
+    """The metrics from the tables of the first pass and the sums of the second; K x K and K x D work only."""
+    mc, count, present = probe.mc, probe.moments.count, probe.moments.present
+    k, d = mc.shape
+    samples, classes = jnp.sum(count), jnp.sum(present)
+    per_class = jnp.where(present, count, jnp.nan)
+    variance = sums.square / jnp.maximum(count, 1)
+    means = frame(mc, present)
+    everyone = jnp.ones(k, bool)
+    no_weights = probe.weights is None
+    w = jnp.full_like(mc, jnp.nan) if no_weights else probe.weights
+    weights = frame(w, everyone)
+    both = present[:, None] & present[None]
+    logits = w @ mc.T
+    etf = _etf_of(present, mc.dtype)
+    pairs = both & ~jnp.eye(k, dtype=bool)
+    ratio = (variance[:, None] + variance[None]) / (2 * jnp.where(pairs, probe.distance, 1))
+    trace = jnp.sum(sums.whitened) / samples * classes
+    short = jnp.minimum(d / jnp.maximum(classes - 1, 1), 1)
+    groups = {}
+    if majority is not None:
+        groups = dict(
+            nc1_majority=jnp.sum(sums.whitened, where=majority) / jnp.sum(count, where=majority),
+            nc1_minority=jnp.sum(sums.whitened, where=~majority) / jnp.sum(count, where=~majority),
+            blocks_means=blocks(means, majority, present),
+            blocks_weights=blocks(weights, majority, everyone),
+        )
+    return Collapse(
+        nc1=trace / classes,
+        nc1_trace=trace,
+        nc1_ratio=(jnp.sum(sums.square) / samples) / (jnp.sum(mc * mc) / classes),
+        cdnv=mean_where(ratio, pairs),
+        nc2_means=gram_distance(means.gram, etf),
+        nc2_weights=gram_distance(weights.gram, _etf_of(everyone, mc.dtype)),
+        nc2_floor=jnp.sqrt(2 - 2 * jnp.sqrt(short)),
+        equinorm_means=means.equinorm,
+        equinorm_weights=weights.equinorm,
+        equiangle_means=means.equiangle,
+        equiangle_weights=weights.equiangle,
+        angle_gap_means=means.angle_gap,
+        angle_gap_weights=weights.angle_gap,
+        max_cosine_means=means.max_cosine,
+        max_cosine_weights=weights.max_cosine,
+        nc3=safe_norm(normalised(jnp.where(present[:, None], w, 0)) - normalised(mc)),
+        nc3_product=gram_distance(jnp.where(both, logits, 0), etf),
+        nc4=jnp.sum(sums.differ) / samples,
+        accuracy=jnp.sum(sums.correct) / samples,
+        accuracy_nearest=jnp.sum(sums.nearest) / samples,
+        count=count,
+        nc1_class=sums.whitened / per_class,
+        variance_class=sums.square / per_class,
+        accuracy_class=sums.correct / per_class,
+        norm_means=jnp.where(present, means.norm, jnp.nan),
+        norm_weights=weights.norm,
+        gram_means=means.gram,
+        gram_weights=weights.gram,
+        gram_logits=logits,
+        empty=k - classes,
+        single=jnp.sum(count == 1),
+        zero_means=means.zero,
+        zero_weights=weights.zero,
+        outside=probe.moments.outside,
+        rank=probe.rank,
+        condition=probe.condition,
+        **groups,
+    )
+
+
+def _etf_of(present: Bool[Array, " K"], dtype: jnp.dtype) -> Float[Array, "K K"]:
+    """Gram of the simplex ETF over the classes present, 0 elsewhere; its scale is left to gram_distance."""
+    p = present.astype(dtype)
+    return jnp.diag(p) - p[:, None] * p[None] / jnp.sum(p)
+
+
+def scalars(collapse: Collapse) -> dict[str, float]:
+    """The scalar metrics as Python floats, blocks flattened (`cosine_minority_means`), for a line of JSON.
+
+    Arrays per class and Grams are left out; NaN stays NaN.
+    """
+    out: dict[str, float] = {}
+    for item in dataclasses.fields(collapse):
+        value = getattr(collapse, item.name)
+        if isinstance(value, Blocks):
+            suffix = item.name.removeprefix("blocks")
+            out |= {name + suffix: float(v) for name, v in value._asdict().items()}
+        elif value is not None and value.ndim == 0:
+            out[item.name] = float(value)
+    return out
