@@ -175,7 +175,7 @@ class Experiment:
     recipe: str = "digits"
     arm: Arm = "deq"
     seed: int = 0
-    workdir: str = "runs"
+    workdir: str | None = None  # the run folder; None is runs/RECIPE-SETTING/ARM-seedN
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     solver: EquilibriumConfig = field(default_factory=EquilibriumConfig)
@@ -192,6 +192,16 @@ class Experiment:
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Experiment:
+        """The inverse of `to_json`. Raises ConfigError where a field is unknown to this version."""
+        fields = json.loads(text)
+        parts = {"data": DataConfig, "model": ModelConfig, "solver": EquilibriumConfig, "train": TrainConfig}
+        try:
+            return cls(**{name: parts[name](**value) if name in parts else value for name, value in fields.items()})
+        except TypeError as error:
+            raise ConfigError(f"config.json: {error}. It was written by another version of deq_nc.") from None
 
 
 def differing_fields(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

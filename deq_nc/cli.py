@@ -1,0 +1,253 @@
+"""The command line: `deq-nc train | sweep | report | measure | data | theory`.
+
+Each command parses its options with tyro, checks them, and only then imports what is slow. Errors that a user can mend
+end with one message and exit code 2 (1 where training itself failed), never with a traceback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from deq_nc.config import Arm, ConfigError, Experiment
+
+USAGE = """usage: deq-nc COMMAND ...
+
+  train RECIPE [OPTIONS]         one run: one arm, one seed (resumes where its folder exists)
+  sweep RECIPE [OPTIONS]         arms x seeds of one setting, then the page that compares them
+  report RUN [RUN ...]           tables, figures and one HTML page of finished or running runs
+  measure RUN | FILE.npz         collapse numbers of a checkpoint, or of features, labels and weights
+  data list | show | prepare     what is at hand; what a run would train on; download and prepare a TFDS set
+  theory [OPTIONS]               optima and thresholds of the layer-peeled models
+
+`deq-nc COMMAND --help` lists the options. Recipes: {recipes}."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE.format(recipes=", ".join(recipes())))
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        return _fail(f"unknown command {name!r}. Known: {', '.join(COMMANDS)}.")
+    try:
+        return COMMANDS[name](rest) or 0
+    except (ConfigError, FileNotFoundError) as error:
+        return _fail(str(error))
+    except ValueError as error:
+        if type(error) is ValueError and name in ("train", "sweep"):
+            raise  # a plain ValueError out of training is our own mistake: show where
+        return _fail(str(error))
+    except RuntimeError as error:
+        if type(error).__name__ != "TrainingError":
+            raise
+        return _fail(str(error), code=1)
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+# -- Recipes ---------------------------------------------------------------------------------------------------------
+
+
+def recipes() -> list[str]:
+    """Names of the shipped recipes."""
+    import experiments.configs
+
+    return sorted(module.name for module in pkgutil.iter_modules(experiments.configs.__path__))
+
+
+def load_recipe(name: str) -> Experiment:
+    """The `experiment` of a shipped recipe. Raises ConfigError listing the known ones."""
+    if name not in recipes():
+        raise ConfigError(f"recipe: expected one of {', '.join(recipes())}, got {name!r}.")
+    return importlib.import_module(f"experiments.configs.{name}").experiment
+
+
+def _recipe_of(arguments: list[str], command: str) -> tuple[Experiment, list[str]]:
+    if arguments and arguments[0] in ("-h", "--help"):
+        return Experiment(), arguments
+    if not arguments or arguments[0].startswith("-"):
+        raise ConfigError(f"deq-nc {command}: expected a recipe first, one of {', '.join(recipes())}.")
+    return load_recipe(arguments[0]), arguments[1:]
+
+
+def parse_experiment(default: Experiment, arguments: list[str], prog: str) -> Experiment:
+    """Overrides on a recipe. Exits with code 2 and the known options on a mistake (tyro's way)."""
+    experiment, unknown = tyro.cli(Experiment, default=default, args=arguments, prog=prog, return_unknown_args=True)
+    if unknown:
+        options = ", ".join(_options(Experiment()))
+        raise ConfigError(f"unknown option {unknown[0]!r}. Known options: {options}.")
+    return experiment
+
+
+def _options(config: Any, prefix: str = "") -> list[str]:
+    names = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            names += _options(value, f"{prefix}{field.name}.")
+        else:
+            names.append(f"--{prefix}{field.name}".replace("_", "-"))
+    return names
+
+
+# -- Commands --------------------------------------------------------------------------------------------------------
+
+
+def train_command(arguments: list[str]) -> int:
+    recipe, rest = _recipe_of(arguments, "train")
+    experiment = parse_experiment(recipe, rest, "deq-nc train RECIPE")
+    _check_data(experiment)
+    from deq_nc.training import initialize_hosts, train
+
+    initialize_hosts()
+    train(experiment)
+    return 0
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Arms x seeds of one setting, then the report. Every option of `deq-nc train` is accepted too."""
+
+    arms: tuple[Arm, ...] = ("explicit", "deq")
+    seeds: int = 1
+    """Seeds 0 .. SEEDS-1."""
+    workdir: Path = Path("runs")
+    """Root: runs go to WORKDIR/RECIPE-SETTING/ARM-seedN, the page to WORKDIR/RECIPE-SETTING/report."""
+
+
+def sweep_command(arguments: list[str]) -> int:
+    recipe, rest = _recipe_of(arguments, "sweep")
+    options, rest = tyro.cli(SweepOptions, args=rest, prog="deq-nc sweep RECIPE", return_unknown_args=True)
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds: expected an integer >= 1, got {options.seeds}.")
+    base = parse_experiment(recipe, rest, "deq-nc sweep RECIPE")
+    _check_data(base)
+    from deq_nc.training import default_workdir, initialize_hosts, train
+
+    initialize_hosts()
+    runs = []
+    for seed in range(options.seeds):
+        for arm in options.arms:
+            experiment = dataclasses.replace(base, arm=arm, seed=seed)
+            folder = default_workdir(experiment, options.workdir)
+            _, status = train(dataclasses.replace(experiment, workdir=str(folder)))
+            runs.append(folder)
+            if status == "stopped":
+                return 0
+    return _report(runs, None)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Tables, figures and one self-contained page of runs of one setting."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    out: Path | None = None
+    """Folder of the page; default RUN/report, or `report` beside the runs."""
+
+
+def report_command(arguments: list[str]) -> int:
+    options = tyro.cli(ReportOptions, args=arguments, prog="deq-nc report")
+    return _report(list(options.runs), options.out)
+
+
+def _report(runs: list[Path], out: Path | None) -> int:
+    import jax
+
+    if jax.process_index() > 0:
+        return 0
+    from rich.console import Console
+
+    from deq_nc.report import report, summary_table
+
+    page = report(runs, out)
+    Console().print(summary_table(runs))
+    print(f"page: {page}")
+    return 0
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """Collapse numbers of a run's newest checkpoint, or of an .npz file from anywhere.
+
+    The file holds features [N, D], labels [N], weights [K, D], and if you like bias [K], majority [K] and mask [N].
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def measure_command(arguments: list[str]) -> int:
+    options = tyro.cli(MeasureOptions, args=arguments, prog="deq-nc measure")
+    if not options.source.exists():
+        raise ConfigError(f"source: expected a run folder or an .npz file, {options.source} does not exist.")
+    if options.source.is_dir():
+        from deq_nc.training.remeasure import remeasure
+
+        numbers = remeasure(options.source)
+    else:
+        from deq_nc.collapse import measure_npz, scalars
+
+        numbers = scalars(measure_npz(options.source))
+    if options.json:
+        import json
+
+        print(json.dumps(numbers))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("quantity", "value", title=str(options.source))
+    for name, value in numbers.items():
+        table.add_row(name, "-" if value is None else f"{value:.6g}")
+    Console().print(table)
+    return 0
+
+
+def data_command(arguments: list[str]) -> int:
+    from deq_nc.data.command import main as data_main
+
+    return data_main(arguments)
+
+
+def theory_command(arguments: list[str]) -> int:
+    from deq_nc.theory.command import TheoryOptions, run
+
+    run(tyro.cli(TheoryOptions, args=arguments, prog="deq-nc theory"))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train_command,
+    "sweep": sweep_command,
+    "report": report_command,
+    "measure": measure_command,
+    "data": data_command,
+    "theory": theory_command,
+}
+
+
+def _check_data(experiment: Experiment) -> None:
+    """Missing data is said before the slow imports of training."""
+    from deq_nc.data import load
+
+    load(experiment.data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

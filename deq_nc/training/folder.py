@@ -1,0 +1,136 @@
+"""A run folder: config.json, history.jsonl, checkpoints/, and when finished summary.json and analysis.npz."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deq_nc.config import ConfigError, Experiment, differing_fields
+
+IGNORED = ("workdir",)  # fields that may differ when a run is continued: where it lies does not change its numbers
+
+
+class RunFolder:
+    """The files of one run. Lines of the history are on disk before a checkpoint that follows them is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.history_path = path / "history.jsonl"
+        self.summary_path = path / "summary.json"
+        self.checkpoints = (path / "checkpoints").absolute()
+
+    def open(self, experiment: Experiment) -> None:
+        """Create the folder, or check that it belongs to this configuration.
+
+        Raises ConfigError naming the fields that differ, or if the folder cannot be written.
+        """
+        config = self.path / "config.json"
+        wanted = json.loads(experiment.to_json())
+        if config.exists():
+            differing = differing_fields(_read_config(config), wanted)
+            differing = {name: pair for name, pair in differing.items() if name not in IGNORED}
+            if differing:
+                lines = "\n".join(
+                    f"  {name}: {old!r} in the folder, {new!r} asked" for name, (old, new) in differing.items()
+                )
+                raise ConfigError(
+                    f"workdir: {self.path} holds a run of another configuration:\n{lines}\n"
+                    "Choose another --workdir, or delete that folder to start over."
+                )
+            return
+        if self.history_path.exists():
+            raise ConfigError(
+                f"workdir: {self.path} holds a history.jsonl but no config.json, so nothing says what it belongs to. "
+                "Choose another --workdir, or delete that folder."
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write(config, experiment.to_json())
+        except OSError as error:
+            raise ConfigError(
+                f"workdir: cannot write to {self.path}: {error.strerror}. Choose another --workdir."
+            ) from None
+
+    def require_space(self, needed: int) -> None:
+        """Raise ConfigError unless `needed` bytes (checkpoints and results of the run) are free on the disk."""
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise ConfigError(
+                f"workdir: this run writes about {needed / 2**20:.0f} MiB to {self.path}, the disk has "
+                f"{free / 2**20:.0f} MiB free. Free some space, or choose another --workdir."
+            )
+
+    def history(self) -> list[dict[str, Any]]:
+        """The measurements so far; a line cut off by a kill is dropped."""
+        if not self.history_path.exists():
+            return []
+        lines = []
+        for text in self.history_path.read_text().splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+        return lines
+
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Drop the measurements after `step`, the one that training continues from; returns what is kept."""
+        kept = [line for line in self.history() if line["step"] <= step]
+        if self.history_path.exists():
+            write(self.history_path, "".join(json.dumps(line) + "\n" for line in kept))
+        return kept
+
+    def append(self, line: dict[str, Any]) -> None:
+        with self.history_path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        temporary = self.path / (name + ".tmp")
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        temporary.replace(self.path / name)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        write(self.summary_path, json.dumps(summary, indent=2) + "\n")
+
+    @property
+    def finished(self) -> bool:
+        return self.summary_path.exists()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a temporary file, synced, then renamed."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ConfigError(f"workdir: {path} is not valid JSON. Delete that folder to start over.") from None
+
+
+def default_workdir(experiment: Experiment, root: Path = Path("runs")) -> Path:
+    """ROOT/RECIPE-SETTING/ARM-seedN, for example runs/digits-step-KA3-R10/deq-seed0."""
+    return root / f"{experiment.recipe}-{setting(experiment)}" / f"{experiment.arm}-seed{experiment.seed}"
+
+
+def setting(experiment: Experiment) -> str:
+    """`balanced`, `step-KA3-R10` or `longtail-R100`."""
+    data = dataclasses.asdict(experiment.data)
+    if data["imbalance"] == "none":
+        return "balanced"
+    ratio = f"R{data['ratio']:g}"
+    return f"step-KA{data['majority']}-{ratio}" if data["imbalance"] == "step" else f"longtail-{ratio}"

@@ -1,0 +1,103 @@
+"""What a person sees of a run: a live bar on a terminal, plain lines elsewhere, TensorBoard with its extra."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from deq_nc.config import Experiment
+
+PLAIN_SECONDS = 15.0  # between two plain lines that no measurement asked for
+
+
+class Display:
+    """Progress of one run; a context manager. Only one process of a multi-host run passes `quiet=False`."""
+
+    def __init__(self, experiment: Experiment, steps_per_epoch: int, folder: Path, quiet: bool = False) -> None:
+        self.console = Console(quiet=quiet)
+        self.name = f"{experiment.arm} seed {experiment.seed}"
+        self.epochs, self.steps = experiment.train.epochs, steps_per_epoch
+        self.live = self.console.is_terminal and not quiet
+        self.nc1: float | None = None
+        self._begun, self._begun_step, self._spoken = time.monotonic(), 0, time.monotonic()
+        self._board = None if quiet else _tensorboard(folder)
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=self.console,
+            disable=not self.live,
+        )
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        self._task = self._bar.add_task(self.name, total=self.epochs, numbers="compiling")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.stop()
+        if self._board is not None:
+            self._board.close()
+
+    def say(self, text: str) -> None:
+        self.console.print(f"[{self.name}] {text}", markup=False, highlight=False)
+
+    def begin(self, step: int) -> None:
+        """Training starts (or goes on) at `step`; the ETA counts from here."""
+        self._begun, self._begun_step = time.monotonic(), step
+        self._bar.update(self._task, completed=step // self.steps)
+
+    def update(self, step: int, logs: Any) -> None:
+        """Numbers of the epoch so far, from its logs on the host."""
+        numbers = f"loss {logs.loss / logs.examples:.2e}  acc {logs.correct / logs.examples:.4f}"
+        if self.nc1 is not None:
+            numbers += f"  NC1 {self.nc1:.2e}"
+        if logs.solver_steps > 0:
+            numbers += f"  solver {logs.solver_steps / logs.examples:.1f} steps"
+        if logs.unconverged > 0:
+            numbers += f"  unconverged {logs.unconverged / logs.examples:.1%}"
+        self._bar.update(self._task, completed=step / self.steps, numbers=numbers)
+        if not self.live and time.monotonic() - self._spoken > PLAIN_SECONDS:
+            self._spoken = time.monotonic()
+            self.say(f"epoch {step / self.steps:.1f}/{self.epochs}  step {step}  {numbers}  ETA {self._eta(step)}")
+
+    def measured(self, line: dict[str, Any]) -> None:
+        """A new line of the history."""
+        self.nc1 = line["nc1"]
+        if self._board is not None:
+            for name, value in line.items():
+                if isinstance(value, int | float) and name not in ("epoch", "step"):
+                    self._board.add_scalar(name, value, line["epoch"])
+        if self.live:
+            return
+        self._spoken = time.monotonic()
+        solver = "" if line["solver_steps"] is None else f"  solver {line['solver_steps']:.1f} steps"
+        self.say(
+            f"epoch {line['epoch']}/{self.epochs}  loss {line['train_loss']:.2e}  train {line['train_accuracy']:.4f}  "
+            f"test {line['test_accuracy']:.4f}  NC1 {line['nc1']:.2e}  NC2 {line['nc2_means']:.3f}  "
+            f"NC3 {line['nc3']:.3f}{solver}  ETA {self._eta(line['step'])}"
+        )
+
+    def _eta(self, step: int) -> str:
+        done = step - self._begun_step
+        if done <= 0:
+            return "-"
+        left = (time.monotonic() - self._begun) / done * (self.epochs * self.steps - step)
+        return f"{int(left // 60)}:{int(left % 60):02d}"
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))

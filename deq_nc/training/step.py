@@ -1,0 +1,131 @@
+"""The two compiled functions of training: the order of an epoch and one step.
+
+Letters: B rows of a batch (padded to the devices), N training images, y labels, n [K] training counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from deq_nc.config import Experiment
+from deq_nc.data import Batch, Dataset, epoch_permutation, gather
+from deq_nc.equilibrium import AdjointStats, adjoint_probe
+from deq_nc.losses import LOSSES
+from deq_nc.models import Network
+from deq_nc.training.mesh import padded, replicated, split
+from deq_nc.training.state import Logs, TrainState, stream
+
+Array = jax.Array
+
+
+class Corpus(NamedTuple):
+    """A data set on the device."""
+
+    image: Array  # uint8 [N, H, W, C]
+    label: Array  # int32 [N]
+    mean: Array  # [C]
+    std: Array  # [C]
+    counts: Array  # float32 [K]
+
+
+def corpus(dataset: Dataset, part: str, mesh: Mesh) -> Corpus:
+    """The `train` or `test` part, whole, on every device."""
+    images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
+    counts = dataset.train_counts.astype("float32")
+    return jax.device_put(Corpus(images, labels, dataset.mean, dataset.std, counts), replicated(mesh))
+
+
+def initial_state(
+    network: Network, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], mesh: Mesh
+) -> TrainState:
+    """Parameters from the stream "init" of the seed; the same on every number of devices."""
+
+    def init(key: Array) -> TrainState:
+        variables = network.init(key, jnp.zeros((mesh.size, *image_shape)), True)
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), Logs.zero())
+
+    return jax.jit(init, out_shardings=replicated(mesh))(stream(network.experiment.seed, "init"))
+
+
+def make_order(experiment: Experiment, size: int, steps: int, mesh: Mesh) -> Callable[[Array], Array]:
+    """order(step) -> the permutation of the epoch that `step` falls in, int32 [N]."""
+    key = stream(experiment.seed, "order")
+
+    def order(step: Array) -> Array:
+        return epoch_permutation(jax.random.fold_in(key, step // steps), size)
+
+    return jax.jit(order, out_shardings=replicated(mesh))
+
+
+def make_train_step(
+    network: Network, optimizer: optax.GradientTransformation, size: int, mesh: Mesh
+) -> Callable[[TrainState, Corpus, Array], tuple[TrainState, Logs]]:
+    """step(state, corpus, order) -> (state after one batch, logs of the epoch so far); the state is donated.
+
+    The batch is drawn, augmented and normalised inside; its rows are divided over the mesh and padded to it.
+    """
+    experiment = network.experiment
+    config, loss_of = experiment.train, LOSSES[experiment.train.loss]
+    steps = -(-size // config.batch_size)
+    rows = padded(config.batch_size, mesh)
+    augment_key = stream(experiment.seed, "augment")
+
+    def draw(corpus: Corpus, order: Array, step: Array) -> Batch:
+        row = jnp.arange(rows, dtype=jnp.int32)
+        place = (step % steps) * config.batch_size + row
+        mask = (row < config.batch_size) & (place < size)
+        index = order[place % size]
+        key = jax.random.fold_in(augment_key, step)
+        batch = gather(corpus.image, corpus.label, index, mask, corpus.mean, corpus.std, key, experiment.data.augment)
+        return jax.lax.with_sharding_constraint(batch, split(mesh))
+
+    def train_step(state: TrainState, corpus: Corpus, order: Array) -> tuple[TrainState, Logs]:
+        batch = draw(corpus, order, state.step)
+        count = batch.mask.sum()
+
+        def objective(params: Any, probe: AdjointStats) -> tuple[Array, Any]:
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            output, updated = network.apply(variables, batch.image, True, batch.mask, probe, mutable=["batch_stats"])
+            losses = jnp.where(batch.mask, loss_of(output.logits, batch.label, corpus.counts), 0.0)
+            return losses.sum() / count, (losses, output, updated.get("batch_stats", {}))
+
+        # The probe is zero and changes nothing; its gradient is the evidence of the adjoint solve.
+        (_, (losses, output, batch_stats)), (gradient, evidence) = jax.value_and_grad(
+            objective, argnums=(0, 1), has_aux=True
+        )(state.params, adjoint_probe(rows))
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        def total(values: Array) -> Array:
+            return jnp.where(batch.mask, values, 0).sum().astype(jnp.float32)
+
+        norm = optax.global_norm(gradient)
+        bad = ~(jnp.isfinite(losses.sum()) & jnp.isfinite(norm))
+        stats = output.stats
+        implicit = experiment.arm == "deq" and experiment.solver.gradient == "implicit"
+        logs = Logs(
+            examples=count.astype(jnp.float32),
+            loss=losses.sum(),
+            correct=total(output.logits.argmax(-1) == batch.label),
+            solver_steps=total(stats.steps) if stats is not None else jnp.zeros(()),
+            unconverged=total(~stats.converged) if stats is not None else jnp.zeros(()),
+            adjoint_steps=total(evidence.steps),
+            adjoint_unconverged=total(1 - evidence.converged) if implicit else jnp.zeros(()),
+            adjoint_escalated=total(evidence.escalated),
+            adjoint_residual=jnp.where(batch.mask, evidence.residual, 0).max(),
+            gradient_norm=norm,
+            bad_step=jnp.where(bad, state.step, -1),
+        )
+        fresh = state.step % steps == 0
+        earlier = jax.tree.map(lambda zero, old: jnp.where(fresh, zero, old), Logs.zero(), state.logs)
+        logs = earlier.merge(logs)
+        return TrainState(state.step + 1, params, batch_stats, opt_state, logs), logs
+
+    return jax.jit(train_step, donate_argnums=0, out_shardings=replicated(mesh))

@@ -1,0 +1,1 @@
+"""Recipes (`configs`), benchmarks and committed results; nothing in deq_nc imports from here but the command line."""
