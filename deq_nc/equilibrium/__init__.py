@@ -1,0 +1,24 @@
+"""Equilibrium layers: solve z = f(z, x, theta) per example, differentiate through it, and show the evidence.
+
+What belongs here: solvers, adjoints and gradient modes, spectra and Jacobian measures at z*. What does not: cells,
+flax, training. This is the only folder that imports jaxopt. Read `layer.py` first.
+"""
+
+from deq_nc.config import EquilibriumConfig
+from deq_nc.equilibrium.checks import require_converged
+from deq_nc.equilibrium.errors import CellError, NotConvergedError
+from deq_nc.equilibrium.layer import equilibrium
+from deq_nc.equilibrium.spectrum import spectral_radius
+from deq_nc.equilibrium.state import AdjointStats, SolveStats, adjoint_probe
+
+__all__ = [
+    "AdjointStats",
+    "CellError",
+    "EquilibriumConfig",
+    "NotConvergedError",
+    "SolveStats",
+    "adjoint_probe",
+    "equilibrium",
+    "require_converged",
+    "spectral_radius",
+]

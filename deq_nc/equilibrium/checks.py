@@ -1,0 +1,101 @@
+"""Mistakes found before a solve, and failures raised after it; nothing here runs inside a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deq_nc.equilibrium.errors import CellError, NotConvergedError
+from deq_nc.equilibrium.state import SolveStats
+
+PyTree = Any
+
+
+def _describe(tree: PyTree) -> list[str]:
+    return [f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in jax.tree.leaves(tree)]
+
+
+def check_cell(f: Callable, z0: PyTree, x: PyTree, theta: PyTree) -> None:
+    """CellError unless f(z0, x, theta) has the structure, shapes and dtypes of z0 and captures no traced value."""
+    jaxpr, out = jax.make_jaxpr(f, return_shape=True)(z0, x, theta)
+    if jax.tree.structure(out) != jax.tree.structure(z0):
+        raise CellError(
+            f"f: expected the structure of z0, {jax.tree.structure(z0)}, got {jax.tree.structure(out)}. "
+            "Return the state alone; statistics are taken in a separate application at z*."
+        )
+    came, expected = (
+        [(o.shape, o.dtype) for o in jax.tree.leaves(out)],
+        [(jnp.shape(z), jnp.result_type(z)) for z in jax.tree.leaves(z0)],
+    )
+    if came != expected:
+        what = "shape" if [c[0] for c in came] != [e[0] for e in expected] else "dtype"
+        raise CellError(
+            f"f changes the {what} of the state: expected {_describe(z0)}, got {_describe(out)}. "
+            "Make z0 what f returns, or end f with .astype(z.dtype)."
+        )
+    captured = [c for c in jaxpr.consts if isinstance(c, jax.core.Tracer)]
+    if captured:
+        raise CellError(
+            f"f captures {len(captured)} traced value(s), {_describe(captured)}, whose gradient would be lost. "
+            "Pass them through x (per example) or theta (shared): f(z, x, theta) takes what it uses as arguments."
+        )
+
+
+def require_converged(stats: SolveStats, worst: int = 5) -> None:
+    """NotConvergedError naming the `worst` examples unless every example converged; only outside jit."""
+    if isinstance(stats.residual, jax.core.Tracer):
+        raise CellError(
+            "strict=True: expected concrete values, got traced ones. Inside jit nothing can be raised: "
+            "return the statistics and call require_converged(stats) on them."
+        )
+    residual, converged = np.asarray(stats.residual), np.asarray(stats.converged)
+    if converged.all():
+        return
+    order = [int(i) for i in np.argsort(-np.where(converged, -1.0, residual)) if not converged[i]][:worst]
+    listed = ", ".join(
+        f"{i}: residual {residual[i]:.2e} after {int(stats.steps[i])} steps"
+        + ("" if stats.finite[i] else " (met NaN or Inf)")
+        for i in order
+    )
+    raise NotConvergedError(
+        f"{int((~converged).sum())} of {converged.size} examples did not converge. Worst: {listed}. "
+        "Raise max_steps or tol, or measure spectral_radius: at 1 or more no iteration of f can converge."
+    )
+
+
+def check_rows_independent(f: Callable, z0: PyTree, x: PyTree, theta: PyTree, tol: float = 1e-3) -> None:
+    """CellError if changing every second example of (z, x) changes f on the others by more than tol, or f(z0) is NaN.
+
+    Outside jit only (inside it there is nothing to compare); a batch of one has nobody to mix with.
+    """
+    leaves = jax.tree.leaves((z0, x, theta))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return
+    batch = jax.tree.leaves(z0)[0].shape[0]
+    out = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(f(z0, x, theta))]
+    bad = [b for b in range(batch) if any(not np.isfinite(leaf[b]).all() for leaf in out)]
+    if bad:
+        raise CellError(f"f(z0, x, theta) is NaN or Inf on examples {bad[:10]}. Look at their x and at theta.")
+    rng = np.random.default_rng(0)
+    for parity in range(min(batch, 2)):
+        moved = np.arange(batch) % 2 == parity
+
+        def shift(leaf: Any) -> Any:
+            if jnp.ndim(leaf) == 0 or leaf.shape[0] != batch or not jnp.issubdtype(leaf.dtype, jnp.floating):
+                return leaf
+            noise = jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype)
+            return jnp.where(moved.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf + noise, leaf)  # noqa: B023
+
+        other = jax.tree.leaves(f(jax.tree.map(shift, z0), jax.tree.map(shift, x), theta))
+        for before, after in zip(out, other):
+            change = np.abs(np.asarray(after, np.float64) - before)[~moved]
+            if change.size and change.max() > tol * (1e-30 + np.abs(before).max()):
+                raise CellError(
+                    f"f mixes examples: changing some moved the others by up to {change.max():.2e}. "
+                    "Batch statistics belong outside the solve: use GroupNorm or LayerNorm inside f, or pass fixed "
+                    "BatchNorm statistics through theta."
+                )
