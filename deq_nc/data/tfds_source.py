@@ -69,8 +69,8 @@ def locate(name: str, root: Path) -> Path:
 def load_tfds(name: str, directory: str | None = None, size: int | None = None) -> Source:
     """The set `name` of the data_dir, decoded once and cached. size: side in pixels to resize to.
 
-    The test split is `test`, else `validation`, else a fixed stratified fifth of train, which is noted. Raises DataError
-    where data are missing, damaged, no image classification set, or of several sizes with size None.
+    The test split is `test`, else `validation`, else a fixed stratified fifth of train, which is noted. Raises
+    DataError where data are missing, damaged, no image classification set, or of several sizes with size None.
     """
     root = data_dir(directory)
     folder = locate(name, root)
