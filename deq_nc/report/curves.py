@@ -39,16 +39,33 @@ def _draw_curve(axes: Axes, arm: str, found: Curve) -> None:
     axes.plot(found.epochs, found.mean, **style, markevery=max(1, len(found.epochs) // 10))
 
 
-def _set_limits(axes: Axes, curves: Sequence[Curve], also: Sequence[float], log: bool) -> None:
-    """The y range of the seeds and reference lines, with a margin; a wide band is cut rather than flattening all."""
+def _mark_terminal(axes: Axes, marks: dict[str, float | None]) -> None:
+    """Vertical line and triangle per arm; triangles at one epoch are stacked so that none hides another."""
+    level: dict[float, int] = {}
+    for arm, epoch in marks.items():
+        if epoch is None:
+            continue
+        color, height = arm_style(arm)["color"], 0.07 * level.setdefault(epoch, 0)
+        level[epoch] += 1
+        axes.axvline(epoch, color=color, linewidth=0.8, alpha=0.6, zorder=1)
+        where = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 5}
+        axes.plot(
+            [epoch], [height], "^", color=color, markersize=8, markeredgecolor="white", markeredgewidth=0.6, **where
+        )
+
+
+def _set_limits(axes: Axes, curves: Sequence[Curve], also: Sequence[float], log: bool, zero: bool) -> None:
+    """The y range of seeds, reference lines and 0 if asked, with a margin; a wide band is cut."""
     values = np.concatenate([line for found in curves for _, line in found.seeds] + [np.asarray(also, float)])
     values = values[np.isfinite(values) & ((values > 0) | (not log))]
     if values.size == 0:
         return
     low, high = np.min(values), np.max(values)
+    if zero and not log:
+        low, high = min(low, 0.0), max(high, 0.01)
     if log:
         low, high = np.log10(low), np.log10(high)
-    margin = max(0.06 * (high - low), 0.15 if log else 1e-3 + 0.02 * abs(high))
+    margin = max(0.06 * (high - low), 0.15 if log else 0.01 * abs(high) + 1e-12)
     low, high = low - margin, high + margin
     axes.set_ylim(*((10.0**low, 10.0**high) if log else (low, high)))
 
@@ -74,7 +91,7 @@ def panels(
         return None
     columns = min(columns, len(found))
     rows = -(-len(found) // columns)
-    figure = new_figure(3.7 * columns, 2.7 * rows + 0.45)
+    figure = new_figure(11.2, 2.7 * rows + 0.45)
     grid = figure.subplots(rows, columns, squeeze=False)
     marks = {arm: terminal_epoch(group) for arm, group in arms.items()}
     last = max(run.epoch for run in runs)
@@ -89,13 +106,8 @@ def panels(
             lines = True
         for arm, each in per_arm.items():
             _draw_curve(axes, arm, each)
-            if marks[arm] is not None:
-                axes.axvline(marks[arm], color=arm_style(arm)["color"], linewidth=0.8, alpha=0.6, zorder=1)
-                axes.plot(
-                    [marks[arm]], [0], "^", color=arm_style(arm)["color"], markersize=7, clip_on=False, zorder=5,
-                    transform=axes.get_xaxis_transform(),
-                )  # fmt: skip
-        _set_limits(axes, list(per_arm.values()), [] if level is None else [level], logarithmic)
+        _mark_terminal(axes, {arm: marks[arm] for arm in per_arm})
+        _set_limits(axes, list(per_arm.values()), [] if level is None else [level], logarithmic, quantity(key).zero)
         axes.set_xlim(0, 1.02 * max(last, 1))
         axes.set(ylabel=quantity(key).label, xlabel="epoch", title=quantity(key).hint)
     for axes in grid.flat[len(found) :]:

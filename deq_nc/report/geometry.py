@@ -88,7 +88,7 @@ def _gram(shown: Sequence[Run], which: str) -> list[Picture]:
                     (-0.5, -0.5), majority, majority, fill=False, edgecolor="black", linewidth=2, clip_on=False
                 )
                 axes.add_patch(box)
-    figure.colorbar(image, ax=grid, label="cosine", shrink=0.6, pad=0.02)
+    figure.colorbar(image, ax=grid, label="cosine", shrink=0.9 / len(shown), pad=0.02, anchor=(0, 1))
     k = len(shown[0].analysis["class_means"])
     boxed = "; the box holds the majority classes" if class_order(shown[0])[1] else ""
     caption = (
@@ -138,7 +138,15 @@ def _tsne(shown: Sequence[Run], which: str) -> list[Picture]:
                 text = axes.text(*np.median(mine, axis=0), names[index], ha="center", va="center", weight="bold")
                 text.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
         axes.set_title(f"{run.arm}: {len(labels)} of {total} test images", color="black", fontsize=10)
-        axes.set(xticks=[], yticks=[], xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", aspect="equal")
+        axes.set(
+            xticks=[],
+            yticks=[],
+            xlabel="t-SNE 1 (no unit)",
+            ylabel="t-SNE 2 (no unit)",
+            aspect="equal",
+            adjustable="datalim",
+            box_aspect=1,
+        )
     triangles = " Triangles are minority classes." if class_order(shown[0])[1] else ""
     caption = (
         f"Test features of {which}, coloured and named by class.{triangles} Tight, separate islands are collapsed "
@@ -166,10 +174,12 @@ def _per_class(groups: dict[str, list[Run]]) -> list[Picture]:
         )  # fmt: skip
         if k <= ANNOTATED:
             for place, each in zip(at, found):
+                if not np.isfinite(each.mean):
+                    continue
                 top.text(
                     place, each.mean + 0.015, f"{each.mean:.2f}", ha="center", va="bottom", fontsize=7, rotation=90
                 )
-    top.set(ylim=(0, 1.18), yticks=np.linspace(0, 1, 6), ylabel="test accuracy [share]")
+    top.set(xlim=(-0.7, k - 0.3), ylim=(0, 1.18), yticks=np.linspace(0, 1, 6), ylabel="test accuracy [share]")
     counts = np.asarray(first.analysis.get("train_counts", np.full(k, np.nan)))[order]
     bottom.bar(x, counts, 0.5, color="#999999")
     if k <= LABELLED:

@@ -18,7 +18,17 @@ from deq_nc.report.geometry import geometry_pictures
 from deq_nc.report.quantities import COST, MORE, quantity
 from deq_nc.report.runs import Run, read_runs
 from deq_nc.report.style import style_context
-from deq_nc.report.tables import Table, arm_runs, blocks, evidence, headline, runs_csv, table, tables_csv
+from deq_nc.report.tables import (
+    EVIDENCE_TITLE,
+    Table,
+    arm_runs,
+    blocks,
+    evidence,
+    headline,
+    runs_csv,
+    table,
+    tables_csv,
+)
 
 TEMPLATE = "page.html.j2"
 
@@ -151,6 +161,8 @@ def _render(runs: Sequence[Run], tables: Sequence[Table], pictures: Sequence[Any
             (each.title, each.arms, [(quantity(key).hint, texts) for (key, _), texts in zip(each.rows, each.texts())])
             for each in tables
         ],
+        # Before any figure: no number without its residual.
+        tables_first=2 if len(tables) > 1 and tables[1].title == EVIDENCE_TITLE else 1,
         pictures=[(each, base64.b64encode(each.png).decode("ascii")) for each in pictures],
         class_heading=class_heading,
         class_rows=class_rows,

@@ -11,13 +11,14 @@ from deq_nc.report.runs import Run
 
 @dataclass(frozen=True)
 class Quantity:
-    """`name [unit]` labels an axis and a table; `digits` formats the mean; `log` asks for decades; `hint` says what."""
+    """`name [unit]` labels axis and table, `hint` explains; `digits` formats a mean; axes: `log` or from `zero`."""
 
     key: str
     name: str
     unit: str = ""
-    digits: str = ".3g"
+    digits: str = "#.3g"
     log: bool = False
+    zero: bool = False
     hint: str = ""
 
     @property
@@ -28,22 +29,22 @@ class Quantity:
 _KNOWN = (
     Quantity("epoch", "epochs", digits=".0f", hint="last measured epoch"),
     Quantity("terminal_epoch", "terminal epoch", digits=".0f", hint="first measured epoch with train error 0"),
-    Quantity("train_accuracy", "train accuracy", digits=".4f", hint="share of training images, last epoch"),
-    Quantity("test_accuracy", "test accuracy", digits=".4f", hint="share of test images, last epoch"),
+    Quantity("train_accuracy", "train accuracy", digits=".4f", hint="share of training images"),
+    Quantity("test_accuracy", "test accuracy", digits=".4f", hint="share of test images"),
     Quantity("test_accuracy_majority", "test accuracy, majority", digits=".4f", hint="over the majority classes"),
     Quantity("test_accuracy_minority", "test accuracy, minority", digits=".4f", hint="over the minority classes"),
     Quantity("train_loss", "train loss", "nats", log=True),
     Quantity("test_loss", "test loss", "nats", log=True),
     Quantity("nc1", "NC1", log=True, hint="spread within classes, tr(S_W S_B⁺)/K"),
-    Quantity("nc2_means", "NC2 means", hint="distance of class means to a simplex ETF"),
-    Quantity("nc2_weights", "NC2 weights", hint="distance of weights to a simplex ETF"),
-    Quantity("nc3", "NC3", hint="distance of weights to class means"),
-    Quantity("nc3_product", "NC3, product form", hint="distance of W M^T to a simplex ETF"),
-    Quantity("nc4", "NC4", digits=".2g", hint="share where the nearest mean disagrees"),
+    Quantity("nc2_means", "NC2 means", zero=True, hint="distance of class means to a simplex ETF"),
+    Quantity("nc2_weights", "NC2 weights", zero=True, hint="distance of weights to a simplex ETF"),
+    Quantity("nc3", "NC3", zero=True, hint="distance of weights to class means"),
+    Quantity("nc3_product", "NC3, product form", zero=True, hint="distance of W M^T to a simplex ETF"),
+    Quantity("nc4", "NC4", digits=".2g", zero=True, hint="share where the nearest mean disagrees"),
     Quantity("cdnv", "CDNV", log=True, hint="class-distance normalised variance"),
-    Quantity("equinorm_means", "norm variation, means", hint="std / mean of the norms of class means"),
-    Quantity("equinorm_weights", "norm variation, weights", hint="std / mean of the norms of weights"),
-    Quantity("solver_steps", "solver steps", digits=".1f", hint="mean over examples"),
+    Quantity("equinorm_means", "norm variation, means", zero=True, hint="std / mean over classes"),
+    Quantity("equinorm_weights", "norm variation, weights", zero=True, hint="std / mean over classes"),
+    Quantity("solver_steps", "solver steps", digits=".1f", zero=True, hint="mean over examples"),
     Quantity(
         "solver_residual",
         "solver residual",
@@ -52,7 +53,9 @@ _KNOWN = (
         log=True,
         hint="‖f(z) − z‖ / ‖f(z)‖ at the returned z",
     ),
-    Quantity("unconverged", "unconverged", "fraction", digits=".2g", hint="share of examples above the tolerance"),
+    Quantity(
+        "unconverged", "unconverged", "fraction", digits=".2g", zero=True, hint="share of examples above the tolerance"
+    ),
     Quantity(
         "unconverged_worst",
         "unconverged, worst epoch",
@@ -60,15 +63,15 @@ _KNOWN = (
         digits=".2g",
         hint="largest share at any measured epoch",
     ),
-    Quantity("adjoint_steps", "adjoint steps", digits=".1f", hint="of the backward solve"),
+    Quantity("adjoint_steps", "adjoint steps", digits=".1f", zero=True, hint="of the backward solve"),
     Quantity("adjoint_residual", "adjoint residual", "relative", digits=".1e", log=True, hint="of the backward solve"),
     Quantity("spectral_radius", "spectral radius at z*", hint="of ∂f/∂z; below 1, iteration converges"),
     Quantity("feature_norm", "feature norm", hint="size of the features"),
     Quantity("weight_norm", "classifier norm", hint="size of the classifier"),
     Quantity("parameters", "parameters", digits=",.0f", hint="of the whole model"),
     Quantity("parameters_arm", "parameters of the arm", digits=",.0f", hint="between encoder and classifier"),
-    Quantity("step_seconds", "time per step", "s", digits=".3g", hint="median training step"),
-    Quantity("seconds", "time", "s", digits=".3g", hint="whole run"),
+    Quantity("step_seconds", "time per step", "s", digits="#.3g", hint="median training step"),
+    Quantity("seconds", "time", "s", digits="#.3g", hint="whole run"),
 )
 KNOWN = {quantity.key: quantity for quantity in _KNOWN}
 
@@ -84,7 +87,11 @@ COST = "parameters parameters_arm step_seconds seconds".split()
 
 _BLOCKS = {"cos_means": "cosine of means", "cos_weights": "cosine of weights"}
 _BLOCKS |= {"norm_means": "norm of means", "norm_weights": "norm of weights"}
-_PAIRS = {"majority": "majority", "between": "majority-minority", "minority": "minority"}
+_PAIRS = {
+    "majority": "majority classes",
+    "between": "majority against minority",
+    "minority": "minority classes",
+}
 
 
 def quantity(key: str) -> Quantity:
@@ -94,7 +101,7 @@ def quantity(key: str) -> Quantity:
     for prefix, name in _BLOCKS.items():
         if key.startswith(prefix + "_"):
             block = key[len(prefix) + 1 :]
-            return Quantity(key, f"{name}, {_PAIRS.get(block, block.replace('_', '-'))}")
+            return Quantity(key, f"{name}, {block.replace('_', '-')}", hint=_PAIRS.get(block, ""))
     return Quantity(key, key.replace("_", " "))
 
 

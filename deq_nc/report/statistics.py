@@ -30,7 +30,8 @@ def interval(values: Iterable[float]) -> Interval | None:
         return None
     half = None
     if x.size > 1:
-        half = float(stdtrit(x.size - 1, 0.5 + CONFIDENCE / 2) * x.std(ddof=1) / math.sqrt(x.size))
+        spread = 0.0 if x.min() == x.max() else x.std(ddof=1)  # the rounded mean of equal values would leave 1e-18
+        half = float(stdtrit(x.size - 1, 0.5 + CONFIDENCE / 2) * spread / math.sqrt(x.size))
     return Interval(float(x.mean()), half, x.size)
 
 

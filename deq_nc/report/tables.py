@@ -12,6 +12,18 @@ from deq_nc.report.quantities import EVIDENCE, HEADLINE, block_keys, quantity, s
 from deq_nc.report.runs import Run, read_runs
 from deq_nc.report.statistics import Interval, interval
 
+EVIDENCE_TITLE = "Evidence that each equilibrium was solved"
+
+
+def with_half(text: str, half: float | None) -> str:
+    """`text ± half`, the half width to the decimals of the text; the text alone for one value or equal values."""
+    if not half:
+        return text
+    mantissa, _, exponent = text.partition("e")
+    if exponent:
+        return f"({mantissa} ± {half / 10 ** int(exponent):.{len(mantissa.partition('.')[2])}f})e{exponent}"
+    return f"{text} ± {half:,.{len(text.partition('.')[2])}f}"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -25,9 +37,7 @@ class Cell:
     def text(self) -> str:
         if self.value is None:
             return "not reached" if self.key == "terminal_epoch" and self.of else "–"
-        text = format(self.value.mean, quantity(self.key).digits)
-        if (half := self.value.half) is not None:
-            text += f" ± {half:,.0f}" if half >= 10 else f" ± {half:.2g}"
+        text = with_half(format(self.value.mean, quantity(self.key).digits), self.value.half)
         return text if self.value.n == self.of else f"{text} ({self.value.n} of {self.of} seeds)"
 
 
@@ -81,7 +91,7 @@ def headline(runs: Sequence[Run]) -> Table:
 def evidence(runs: Sequence[Run]) -> Table:
     """Residuals of solve and adjoint, of the arms that solve."""
     solving = [run for run in runs if any(scalars(run).get(key) is not None for key in EVIDENCE)]
-    return table("Evidence that each equilibrium was solved", solving, EVIDENCE)
+    return table(EVIDENCE_TITLE, solving, EVIDENCE)
 
 
 def blocks(runs: Sequence[Run]) -> Table:
