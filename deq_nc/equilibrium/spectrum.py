@@ -22,8 +22,8 @@ def spectral_radius(f: Callable, z: PyTree, x: PyTree, theta: PyTree, key: Array
     """max |eigenvalue of df/dz| at z, per example [B], from `steps` Arnoldi products with J^T (same spectrum as J).
 
     Power iteration returns 0 or nonsense on a rotation; Arnoldi holds complex pairs and Jordan blocks, and is exact
-    once steps >= n. At 1 or more the plain iteration diverges. Source: Saad 2011, Numerical Methods for Large Eigenvalue
-    Problems, ch. 6.
+    once steps >= n. At 1 or more the plain iteration diverges. Source: Saad 2011, Numerical Methods for Large
+    Eigenvalue Problems, ch. 6.
     """
     rows = rows_of(z)
     z = rows.flatten(z)
