@@ -124,6 +124,8 @@ def panels(
 def curve_pictures(runs: Sequence[Run], num_classes: int | None) -> list[Picture]:
     """Accuracy and loss, collapse, blocks (when measured), solver, norms; figures without data are left out."""
     seeds = f" {SEEDS_NOTE}" if any(len(group) > 1 for group in arm_runs(runs).values()) else ""
+    reached = any(run.terminal_epoch is not None for run in runs)
+    marked = MARKED if reached else "No arm has reached train error 0 at a measured epoch."
     etf = None if num_classes is None or num_classes < 2 else -1.0 / (num_classes - 1)
     tol = runs[0].config.get("solver", {}).get("tol")
     adjoint_tol = runs[0].config.get("solver", {}).get("adjoint_tol")
@@ -138,12 +140,12 @@ def curve_pictures(runs: Sequence[Run], num_classes: int | None) -> list[Picture
     drawn = (
         (
             "accuracy", "Accuracy and loss",
-            f"Accuracy is a share of images, loss a mean in nats on a log axis. {MARKED}{seeds}",
+            f"Accuracy is a share of images, loss a mean in nats on a log axis. {marked}{seeds}",
             panels(runs, accuracy, columns=3 if minority else 2),
         ),
         (
             "collapse", "Neural collapse on the training set",
-            f"Every panel falls to 0 under full collapse; NC1 and CDNV are on log axes. {MARKED}{seeds}",
+            f"Every panel falls to 0 under full collapse; NC1 and CDNV are on log axes. {marked}{seeds}",
             panels(runs, "nc1 nc2_means nc2_weights nc3 nc4 cdnv".split()),
         ),
         (

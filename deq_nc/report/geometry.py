@@ -82,7 +82,9 @@ def _gram(shown: Sequence[Run], which: str) -> list[Picture]:
             if k <= ANNOTATED:
                 for (i, j), value in np.ndenumerate(gram):
                     shade = "white" if abs(value) > 0.6 else "black"
-                    axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=shade)
+                    axes.text(
+                        j, i, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=shade, in_layout=False
+                    )
             if majority:
                 box = Rectangle(
                     (-0.5, -0.5), majority, majority, fill=False, edgecolor="black", linewidth=2, clip_on=False
@@ -147,9 +149,10 @@ def _tsne(shown: Sequence[Run], which: str) -> list[Picture]:
             adjustable="datalim",
             box_aspect=1,
         )
+    named = " and named" if len(class_order(shown[0])[0]) <= LABELLED else ""
     triangles = " Triangles are minority classes." if class_order(shown[0])[1] else ""
     caption = (
-        f"Test features of {which}, coloured and named by class.{triangles} Tight, separate islands are collapsed "
+        f"Test features of {which}, coloured{named} by class.{triangles} Tight, separate islands are collapsed "
         "classes; distances between islands and their sizes mean nothing in t-SNE."
     )
     return [picture("tsne", "t-SNE of the test features", caption, figure)]
@@ -173,6 +176,7 @@ def _per_class(groups: dict[str, list[Run]]) -> list[Picture]:
             hatch=ARM_HATCH.get(arm, ""), edgecolor="white", linewidth=0,
         )  # fmt: skip
         if k <= ANNOTATED:
+            turn = 0 if len(groups) <= 2 else 90
             for place, each in zip(at, found):
                 if not np.isfinite(each.mean):
                     continue

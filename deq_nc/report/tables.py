@@ -20,9 +20,10 @@ def with_half(text: str, half: float | None) -> str:
     if not half:
         return text
     mantissa, _, exponent = text.partition("e")
-    if exponent:
-        return f"({mantissa} ± {half / 10 ** int(exponent):.{len(mantissa.partition('.')[2])}f})e{exponent}"
-    return f"{text} ± {half:,.{len(text.partition('.')[2])}f}"
+    decimals = len(mantissa.partition(".")[2])
+    half = half / 10 ** int(exponent or 0)
+    shown = f"{half:,.{decimals}f}" if half >= 0.5 * 10**-decimals else f"<{10**-decimals:.{decimals}f}"
+    return f"({mantissa} ± {shown})e{exponent}" if exponent else f"{mantissa} ± {shown}"
 
 
 @dataclass(frozen=True)
