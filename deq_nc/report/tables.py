@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ EVIDENCE_TITLE = "Evidence that each equilibrium was solved"
 
 def with_half(text: str, half: float | None) -> str:
     """`text ± half`, the half width to the decimals of the text; the text alone for one value or equal values."""
-    if not half:
+    if not half or math.isnan(half):
         return text
     mantissa, _, exponent = text.partition("e")
     decimals = len(mantissa.partition(".")[2])
