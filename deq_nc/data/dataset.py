@@ -13,7 +13,7 @@ from deq_nc.config import DataConfig
 from deq_nc.data.digits import load_digits
 from deq_nc.data.folder import load_folder
 from deq_nc.data.imbalance import balanced_counts, check_majority, class_order, longtail_counts, step_counts, subset
-from deq_nc.data.source import Source
+from deq_nc.data.source import DataError, Source
 from deq_nc.data.synthetic import load_synthetic
 from deq_nc.data.tfds_source import load_tfds
 
@@ -49,15 +49,19 @@ class Dataset:
 
 
 def load(config: DataConfig) -> Dataset:
-    """The data set a configuration names, its classes thinned as it asks. Raises DataError, before any long work."""
+    """The data set a configuration names, its classes thinned as it asks.
+
+    Raises DataError: at once for data that are missing, and where the counts asked for cannot be had, which is known
+    once the set is decoded (the first time; the work is cached).
+    """
     source = _source(config)
-    available = np.bincount(source.train_labels, minlength=len(source.class_names))
+    available = _available(source)
     counts, majority = _counts(config, available)
     notes = list(source.notes)
     if config.imbalance != "none" and config.allow_single:
-        strict = np.flatnonzero(counts == 1)
-        if len(strict):
-            names = ", ".join(source.class_names[k] for k in strict)
+        single = np.flatnonzero(counts == 1)
+        if len(single):
+            names = ", ".join(source.class_names[k] for k in single)
             notes.append(f"classes at the minimum of one train image: {names}")
     images, labels = source.train_images, source.train_labels
     if (counts < available).any():
@@ -87,6 +91,25 @@ def _source(config: DataConfig) -> Source:
     if config.name == "folder":
         return load_folder(config.dir, config.image_size)
     return load_tfds(config.name, config.dir, config.image_size)
+
+
+def _available(source: Source) -> np.ndarray:
+    """Train images a class, int [K]. Raises DataError for a class without any, or labels outside 0..K-1."""
+    num_classes = len(source.class_names)
+    for split, labels in (("train", source.train_labels), ("test", source.test_labels)):
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= num_classes:
+            raise DataError(
+                f"{source.name} {split}: expected labels in 0..{num_classes - 1}, got {low}..{high}. "
+                "Prepare it again, or choose a set whose labels are published."
+            )
+    available = np.bincount(source.train_labels, minlength=num_classes)
+    if (empty := np.flatnonzero(available == 0)).size:
+        raise DataError(
+            f"{source.name} has no train image of {', '.join(source.class_names[k] for k in empty)}. "
+            "Remove these classes."
+        )
+    return available
 
 
 def _counts(config: DataConfig, available: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -156,7 +156,7 @@ def _damaged(what: str, why: Any) -> DataError:
 
 def _keys(info: Any, tfds: Any) -> tuple[str, str]:
     """Names of the image and the class label: the supervised pair, else the only feature of each kind."""
-    features = dict(info.features)
+    features = dict(sorted(info.features.items()))  # a prepared folder does not fix their order
     images = [k for k, f in features.items() if type(f) is tfds.features.Image and np.dtype(f.np_dtype) == np.uint8]
     labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
     keys = info.supervised_keys

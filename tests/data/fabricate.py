@@ -61,15 +61,16 @@ def to_tfrecord(folder):
     info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
 
 
-def cifar_archive(path, name="cifar10", per_file=4, extra_member=None, drop=None):
+def cifar_archive(path, name="cifar10", extra_member=None, drop=None):
     """A tar.gz of the genuine layout with a few random images. Returns {split: (images, labels)}."""
     many = name == "cifar100"
+    per_file = 100 if many else 4  # every class occurs
     folder = "cifar-100-binary" if many else "cifar-10-batches-bin"
     train = ["train.bin"] if many else [f"data_batch_{i}.bin" for i in range(1, 6)]
     files, out = {}, {"train": ([], []), "test": ([], [])}
     for i, file in enumerate([*train, "test.bin" if many else "test_batch.bin"]):
         images = pixels(per_file, seed=i)
-        labels = np.random.default_rng(i).integers(0, 100 if many else 10, per_file)
+        labels = (i * per_file + np.random.default_rng(i).permutation(per_file)) % (100 if many else 10)
         rows = [
             (b"\x03" if many else b"") + bytes([label]) + image.transpose(2, 0, 1).tobytes()
             for image, label in zip(images, labels)

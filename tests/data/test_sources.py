@@ -1,9 +1,13 @@
+import dataclasses
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from deq_nc.config import DataConfig
 from deq_nc.data import DataError, describe, load, synthetic_nc1
-from deq_nc.data.dataset import channel_statistics
+from deq_nc.data.dataset import _available, channel_statistics
 from deq_nc.data.source import stratified_split
 from deq_nc.data.synthetic import load_synthetic
 
@@ -71,6 +75,24 @@ def test_synthetic_refuses_what_it_cannot_hold():
         load_synthetic(17)
     with pytest.raises(DataError, match="0 to 0.6"):
         load_synthetic(4, 0.7)
+
+
+def test_classes_without_images_and_hidden_labels_are_refused():
+    source = load_synthetic()
+    few = dataclasses.replace(source, train_labels=np.minimum(source.train_labels, 2))
+    with pytest.raises(DataError, match="no train image of cluster 3"):
+        _available(few)
+    with pytest.raises(DataError, match=r"test: expected labels in 0..3, got -1..3"):
+        _available(dataclasses.replace(source, test_labels=np.array([-1, 3])))
+
+
+def test_the_example_of_the_docs_runs():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert names["batch"].image.shape == (128, 8, 8, 1)
+    assert names["batch"].mask.sum() == len(names["data"].train_labels) % 128
 
 
 def test_describe_counts_every_class():
