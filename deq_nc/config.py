@@ -58,6 +58,7 @@ class EquilibriumConfig:
     adjoint: Adjoint = "anderson"
     adjoint_tol: float = 1e-3  # relative residual ||u - g - J^T u|| / ||g||
     adjoint_max_steps: int = 50
+    escalate: bool = True  # rows whose adjoint misses its tolerance go to restarted GMRES
     phantom_steps: int = 5
     phantom_damping: float = 1.0
 

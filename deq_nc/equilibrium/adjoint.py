@@ -1,18 +1,21 @@
 """The adjoint system (I - J)^T u = g, solved row by row, with its own residual as the proof of the gradient.
 
-Letters: J = df/dz at z*, g the cotangent of z*, u the adjoint state, A = J^T - I the operator jaxopt hands over, so
-that A u = -g. Every solver reports ||u - g - J^T u|| / ||g|| at the u it returns: nobody trusts a recurrence.
+Letters: J = df/dz at z*, g the cotangent of z*, u the adjoint state. Every solver reports ||u - g - J^T u|| / ||g|| at
+the u it returns; rows that a cheap solver leaves above the tolerance are handed to restarted GMRES, and counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from deq_nc.config import EquilibriumConfig
+from deq_nc.equilibrium import krylov
 from deq_nc.equilibrium.anderson import anderson
+from deq_nc.equilibrium.errors import CellError
 from deq_nc.equilibrium.iterate import Solved, iterate, picard
 from deq_nc.equilibrium.state import AdjointStats, row_norm
 
@@ -20,19 +23,41 @@ Operator = Callable[[Array], Array]
 
 
 def solve_adjoint(
-    jt: Operator, g: Array, config: EquilibriumConfig, tol: Array | float, max_steps: Array | int
+    A: Operator, g: Array, config: EquilibriumConfig, tol: Array | float, max_steps: Array | int
 ) -> tuple[Array, AdjointStats]:
-    """u [B, n] of u = g + jt(u), jt(u) = J^T u, and its `AdjointStats`; a row of g with NaN gets u = 0, flagged."""
-    scale = row_norm(g)
-    rule = anderson(config.history, config.ridge, 1.0) if config.adjoint == "anderson" else picard(1.0)
-    solved: Solved = iterate(lambda u: g + jt(u), g, rule, tol, max_steps, scale=scale)
-    # u_0 = g is free; residuals are measured after each product, so `steps` updates took steps + 1 products.
-    zero = jnp.zeros_like(solved.residual)
-    stats = (solved.residual, solved.steps + 1, solved.converged, zero)
-    return solved.z, AdjointStats(*(s.astype(jnp.float32) for s in stats))
+    """u [B, n] of A(u) = u - J^T u = g, and its `AdjointStats`; a row of g with NaN gets u = 0, flagged."""
+    if config.adjoint in ("anderson", "neumann"):
+        rule = anderson(config.history, config.ridge, 1.0) if config.adjoint == "anderson" else picard(1.0)
+        # u = g is the first step for free. A residual costs the product of the next step: n updates, n + 1 products.
+        solved = iterate(lambda u: g + (u - A(u)), g, rule, tol, max_steps - 1, scale=row_norm(g))
+        solved = solved._replace(steps=solved.steps + 1)
+    else:
+        inner = {"gmres": krylov.gmres, "bicgstab": krylov.bicgstab, "normal_cg": krylov.normal_cg}[config.adjoint]
+        solved = krylov.refine(A, g, g, inner, tol, max_steps)
+    missed = solved.finite & ~solved.converged
+    if config.escalate and config.adjoint != "gmres":
+        solved = lax.cond(jnp.any(missed), lambda s: _escalate(A, g, s, missed, tol, max_steps), lambda s: s, solved)
+    else:
+        missed = jnp.zeros_like(missed)
+    return solved.z, _stats(solved.residual, solved.steps, solved.converged, missed)
 
 
-def neumann(jt: Operator, g: Array, terms: int, damping: float = 1.0) -> tuple[Array, AdjointStats]:
+def _escalate(A: Operator, g: Array, solved: Solved, missed: Array, tol: Array, max_steps: Array) -> Solved:
+    """The missed rows again by GMRES, from the best u so far and with the same budget once more."""
+    again = krylov.refine(A, g, solved.z, krylov.gmres, tol, max_steps, active=missed)
+    better = missed & (again.residual < solved.residual)
+    residual = jnp.where(better, again.residual, solved.residual)
+    return Solved(
+        z=jnp.where(better[:, None], again.z, solved.z),
+        residual=residual,
+        steps=solved.steps + again.steps,
+        converged=residual <= tol,
+        finite=solved.finite,
+        trace=None,
+    )
+
+
+def neumann(jt: Operator, g: Array, terms: int, damping: float, tol: Array | float) -> tuple[Array, AdjointStats]:
     """u = beta sum_{i < terms} ((1 - beta) I + beta J^T)^i g, beta = damping: jfb at one term, phantom at k.
 
     Its residual costs one more product, which is removed from the program unless the probe's gradient is asked for.
@@ -41,7 +66,23 @@ def neumann(jt: Operator, g: Array, terms: int, damping: float = 1.0) -> tuple[A
     if terms > 1:
         u = lax.fori_loop(1, terms, lambda _, u: damping * g + (1 - damping) * u + damping * jt(u), u)
     scale = row_norm(g)
-    r = row_norm(g + jt(u) - u)
-    residual = jnp.where(scale > 0, r / jnp.where(scale > 0, scale, 1), 0)
-    steps = jnp.full_like(residual, terms)
-    return u, AdjointStats(*(s.astype(jnp.float32) for s in (residual, steps, residual < 0, 0 * residual)))
+    residual = jnp.where(scale > 0, krylov.divide(row_norm(g + jt(u) - u), scale), 0)
+    return u, _stats(residual, jnp.full_like(residual, terms), residual <= tol, jnp.zeros_like(residual))
+
+
+def _stats(*fields: Array) -> AdjointStats:
+    return AdjointStats(*(lax.stop_gradient(f).astype(jnp.float32) for f in fields))
+
+
+@jax.custom_jvp
+def first_order(gradient: Array) -> Array:
+    """The identity, which refuses to be differentiated: the derivative of an approximate gradient is no Hessian."""
+    return gradient
+
+
+@first_order.defjvp
+def _refuse(primals: tuple, tangents: tuple) -> tuple:
+    raise CellError(
+        "gradient: expected one derivative with 'jfb' or 'phantom', got a second. They approximate the first and their "
+        "derivative is not the second; use gradient='implicit' or 'unrolled'."
+    )

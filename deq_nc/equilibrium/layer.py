@@ -15,8 +15,9 @@ from jaxopt.implicit_diff import root_vjp
 
 from deq_nc.config import EquilibriumConfig
 from deq_nc.equilibrium import checks
-from deq_nc.equilibrium.adjoint import neumann, solve_adjoint
+from deq_nc.equilibrium.adjoint import first_order, neumann, solve_adjoint
 from deq_nc.equilibrium.anderson import anderson
+from deq_nc.equilibrium.broyden import broyden
 from deq_nc.equilibrium.iterate import Rule, iterate, picard
 from deq_nc.equilibrium.state import AdjointStats, Rows, SolveStats, adjoint_probe, keep_rows, rows_of
 
@@ -77,6 +78,8 @@ def equilibrium(
 def _rule(config: EquilibriumConfig) -> Rule:
     if config.solver == "anderson":
         return anderson(config.history, config.ridge, config.damping)
+    if config.solver == "broyden":
+        return broyden(config.history, config.damping)
     return picard(config.damping)
 
 
@@ -132,23 +135,22 @@ def _implicit(f, rows: Rows, config, trace, z0, x, theta, budget, probe) -> tupl
         x = jax.tree.map(blank, x)
 
         def linear_solve(matvec: Callable[[Array], Array], b: Array) -> Array:
-            def jt(u):
-                return matvec(u) + u
-
+            # jaxopt hands over J^T - I and -g; the sign is turned so that the operator is u - J^T u.
             if config.gradient == "implicit":
                 u, stats = lax.custom_linear_solve(
-                    lambda u: -matvec(u),
-                    -b,
-                    lambda a, g: solve_adjoint(lambda u: u - a(u), g, config, budget[2], budget[3]),
-                    lambda a, g: solve_adjoint(lambda u: u - a(u), g, config, budget[2], budget[3]),
-                    has_aux=True,
+                    lambda u: -matvec(u), -b, solve_implicit, solve_implicit, has_aux=True
                 )
-            elif config.gradient == "jfb":
-                u, stats = neumann(jt, -b, 1)
             else:
-                u, stats = neumann(jt, -b, config.phantom_steps, config.phantom_damping)
+                terms, damping = (
+                    (1, 1.0) if config.gradient == "jfb" else (config.phantom_steps, config.phantom_damping)
+                )
+                u, stats = neumann(lambda u: matvec(u) + u, -b, terms, damping, budget[2])
+                u = first_order(u)
             evidence.append(stats)
             return u
+
+        def solve_implicit(A: Callable[[Array], Array], g: Array) -> tuple[Array, AdjointStats]:
+            return solve_adjoint(A, g, config, budget[2], budget[3])
 
         x_bar, theta_bar = root_vjp(optimality, z, (x, theta), g, linear_solve)
         return None, x_bar, theta_bar, None, evidence[0]

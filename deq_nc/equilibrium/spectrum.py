@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from deq_nc.equilibrium.anderson import EXACT
-from deq_nc.equilibrium.state import rows_of
+from deq_nc.equilibrium.krylov import orthogonalise
+from deq_nc.equilibrium.state import row_norm, rows_of
 
 PyTree = Any
 
@@ -33,37 +34,21 @@ def spectral_radius(f: Callable, z: PyTree, x: PyTree, theta: PyTree, key: Array
 
 
 def arnoldi(product: Callable[[Array], Array], start: Array, steps: int) -> Array:
-    """Hessenberg matrices h [B, steps, steps] of `product` on rows [B, n], orthogonalised twice.
+    """Hessenberg matrices h [B, steps, steps] of `product` on rows [B, n].
 
-    An invariant subspace found early leaves zero columns: the remaining basis vectors are zero, not noise.
+    An invariant subspace found early leaves zero columns, which add nothing to the spectrum.
     """
     batch, n = start.shape
 
-    def body(j, carry):
+    def body(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         q, h = carry
         w = product(lax.dynamic_index_in_dim(q, j, 1, keepdims=False))
-        size = jnp.sqrt(jnp.sum(w * w, axis=1))
-        column = jnp.zeros((batch, steps + 1), q.dtype)
-        for _ in range(2):
-            c = jnp.einsum("bkn,bn->bk", q, w, precision=EXACT)
-            w = w - jnp.einsum("bk,bkn->bn", c, q, precision=EXACT)
-            column = column + c
-        w, norm = _normalise(w, 10 * float(jnp.finfo(q.dtype).eps) * size)
-        q = lax.dynamic_update_index_in_dim(q, w, j + 1, 1)
-        column = column + jnp.where(jnp.arange(steps + 1)[None] == j + 1, norm[:, None], 0)
-        return q, lax.dynamic_update_index_in_dim(h, column, j, 2)
+        w, column = orthogonalise(q, w, j)
+        return lax.dynamic_update_index_in_dim(q, w, j + 1, 1), lax.dynamic_update_index_in_dim(h, column, j, 2)
 
-    first, _ = _normalise(start, jnp.zeros((batch,), start.dtype))
-    q = jnp.zeros((batch, steps + 1, n), start.dtype).at[:, 0].set(first)
-    h = jnp.zeros((batch, steps + 1, steps), start.dtype)
-    _, h = lax.fori_loop(0, steps, body, (q, h))
+    q = jnp.zeros((batch, steps + 1, n), start.dtype).at[:, 0].set(start / row_norm(start)[:, None])
+    _, h = lax.fori_loop(0, steps, body, (q, jnp.zeros((batch, steps + 1, steps), start.dtype)))
     return h[:, :steps]
-
-
-def _normalise(v: Array, floor: Array) -> tuple[Array, Array]:
-    norm = jnp.sqrt(jnp.sum(v * v, axis=1))
-    norm = jnp.where(norm > floor, norm, 0)
-    return jnp.where(norm[:, None] > 0, v / jnp.where(norm > 0, norm, 1)[:, None], 0), norm
 
 
 def gelfand(matrix: Array, squarings: int = 24) -> Array:
