@@ -1,21 +1,49 @@
 """Neural-collapse metrics: class moments that merge, NC1 to NC4, target geometries, imbalance; usable alone.
 
 What belongs here: a number read off features, labels and a linear classifier. It imports nothing else of the project.
-moments (first pass) -> directions, residuals (second pass) -> frames, geometry -> measure.
+moments (first pass) -> directions, residuals (second pass) -> frames, geometry -> measure; stream, series and npz are
+other ways in. Definitions, ranges and sources: docs/collapse.md.
 """
 
-from .geometry import gram_distance, seli, simplex_etf
-from .measure import Collapse, measure, scalars
-from .moments import ClassMoments, class_moments, merge
+from .geometry import (
+    GramDistance,
+    centre_gram,
+    gof,
+    gram_distance,
+    gram_distance_blocks,
+    orthogonal_frame,
+    seli,
+    simplex_etf,
+)
+from .measure import Collapse, measure, scalars, summarise
+from .moments import ClassMoments, class_moments, merge, merge_axis
+from .npz import measure_npz
+from .residuals import make_probe, residual_sums
+from .series import measure_layers, measure_trajectory
+from .stream import measure_stream, stream_moments
 
 __all__ = [
     "ClassMoments",
     "Collapse",
+    "GramDistance",
+    "centre_gram",
     "class_moments",
+    "gof",
     "gram_distance",
+    "gram_distance_blocks",
+    "make_probe",
     "measure",
+    "measure_layers",
+    "measure_npz",
+    "measure_stream",
+    "measure_trajectory",
     "merge",
+    "merge_axis",
+    "orthogonal_frame",
+    "residual_sums",
     "scalars",
     "seli",
     "simplex_etf",
+    "stream_moments",
+    "summarise",
 ]

@@ -5,10 +5,12 @@ Letters: K classes, n [K] counts, J = I - 11^T/K, G a Gram matrix (of the weight
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 
 def safe_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
@@ -30,8 +32,10 @@ def simplex_etf(num_classes: int) -> Float[Array, "K K"]:
     Equal norms, every cosine -1/(K - 1): the limit of balanced training. Raises ValueError for K < 2.
     Papyan, Han & Donoho 2020.
 
-    >>> simplex_etf(3).round(4).tolist()
-    [[0.47140002..., -0.2357..., -0.2357...], [-0.2357..., 0.4714..., -0.2357...], [-0.2357..., -0.2357..., 0.4714...]]
+    >>> print(simplex_etf(3).round(4))
+    [[ 0.4714 -0.2357 -0.2357]
+     [-0.2357  0.4714 -0.2357]
+     [-0.2357 -0.2357  0.4714]]
     """
     if num_classes < 2:
         raise ValueError(f"num_classes: expected at least 2, got {num_classes}. One class has no geometry.")
@@ -44,6 +48,10 @@ def seli(counts: Float[Array, " K"]) -> tuple[Float[Array, "K K"], Float[Array, 
     J = I - 11^T/K, D = diag(n), J D J = V L^2 V^T: G_W = V L V^T, G_H = J V L^-1 V^T J. The geometry of the
     max-margin (small ridge) unconstrained-feature model under imbalance; an ETF when the counts are equal.
     Thrampoulidis, Kini, Vakilian & Behnia 2022.
+
+    >>> w, h = seli([10, 10, 1, 1])
+    >>> print((w / w[0, 0]).round(3)[0], (h / h[0, 0]).round(3)[0])
+    [ 1.    -0.409 -0.296 -0.296] [ 1.     0.136 -0.568 -0.568]
     """
     n = jnp.asarray(counts)
     n = n.astype(jnp.promote_types(n.dtype, jnp.float32))
@@ -59,6 +67,54 @@ def seli(counts: Float[Array, " K"]) -> tuple[Float[Array, "K K"], Float[Array, 
 def gram_distance(gram: Float[Array, "K K"], target: Float[Array, "K K"]) -> Float[Array, ""]:
     """|| G/||G||_F - T/||T||_F ||_F, in [0, 2]; 0 where the geometries agree up to scale."""
     return safe_norm(normalised(gram) - normalised(target))
+
+
+def orthogonal_frame(num_classes: int) -> Float[Array, "K K"]:
+    """Gram of an orthogonal frame of equal lengths at unit Frobenius norm: I/sqrt(K) [K, K].
+
+    The limit without a bias under the squared loss; centring it (`centre_gram`) gives the simplex ETF.
+    """
+    return jnp.eye(num_classes) / num_classes**0.5
+
+
+def gof(
+    counts: Float[Array, " K"], weight_decay: float, feature_decay: float
+) -> tuple[Float[Array, "K K"], Float[Array, "K K"]]:
+    """Grams (of the weights, of the uncentred means) of the general orthogonal frame, [K, K] diagonal.
+
+    The optimum of (1/2N) ||W H - Y||_F^2 + (l_W/2) ||W||_F^2 + (l_H/2) ||H||_F^2 without bias, N = sum n_k:
+    ||w_k||^2 = (sqrt(n_k l_H/l_W) - N l_H)_+ and ||h_k||^2 = ||w_k||^2 l_W/(n_k l_H): classes with
+    n_k <= N^2 l_W l_H vanish. Dang et al. 2023. Compare the means of `measure`, which are centred, with `centre_gram`.
+    """
+    n = jnp.asarray(counts)
+    n = n.astype(jnp.promote_types(n.dtype, jnp.float32))
+    w = jnp.maximum(jnp.sqrt(n * feature_decay / weight_decay) - jnp.sum(n) * feature_decay, 0)
+    return jnp.diag(w), jnp.diag(w * weight_decay / (n * feature_decay))
+
+
+def centre_gram(gram: Float[Array, "K K"]) -> Float[Array, "K K"]:
+    """J G J: the Gram of the same vectors after subtracting their mean."""
+    rows = gram - jnp.mean(gram, 0, keepdims=True)
+    return rows - jnp.mean(rows, 1, keepdims=True)
+
+
+class GramDistance(NamedTuple):
+    """Distance of a Gram to a target: total^2 = majority^2 + cross^2 + minority^2, the share of each block."""
+
+    total: Array
+    majority: Array
+    cross: Array
+    minority: Array
+
+
+def gram_distance_blocks(
+    gram: Float[Array, "K K"], target: Float[Array, "K K"], majority: Bool[Array, " K"]
+) -> GramDistance:
+    """`gram_distance` and its parts over the majority, majority-minority (both triangles) and minority blocks."""
+    gap = normalised(gram) - normalised(target)
+    a, b = majority[:, None], majority[None]
+    parts = [safe_norm(jnp.where(block, gap, 0)) for block in (a & b, a ^ b, ~a & ~b)]
+    return GramDistance(safe_norm(gap), *parts)
 
 
 def pair_distances(mc: Float[Array, "K D"]) -> Float[Array, "K K"]:

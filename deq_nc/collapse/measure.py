@@ -90,13 +90,14 @@ def measure(
     empty mask, K < 2; inside jit the metrics turn NaN and `outside` counts the rows left out.
     """
     arrays = as_inputs(features, labels, weights, bias, num_classes, mask, majority)
-    collapse = _measure(*arrays, num_classes=num_classes)
+    collapse = measure_arrays(*arrays, num_classes=num_classes)
     refuse_bad_values(arrays, collapse, num_classes)
     return collapse
 
 
 @partial(jax.jit, static_argnames="num_classes")
-def _measure(features, labels, weights, bias, mask, majority, *, num_classes) -> Collapse:
+def measure_arrays(features, labels, weights, bias, mask, majority, *, num_classes) -> Collapse:
+    """`measure` without its checks, on arrays as `as_inputs` returns them."""
     with jax.default_matmul_precision("highest"):
         probe = make_probe(class_moments(features, labels, num_classes, mask), weights, bias)
         return summarise(probe, residual_sums(features, labels, probe, mask), majority)
@@ -147,7 +148,7 @@ def summarise(probe: Probe, sums: ResidualSums, majority: Bool[Array, " K"] | No
         max_cosine_weights=weights.max_cosine,
         nc3=safe_norm(normalised(jnp.where(present[:, None], w, 0)) - normalised(mc)),
         nc3_product=gram_distance(jnp.where(both, logits, 0), etf),
-        nc4=jnp.sum(sums.differ) / samples,
+        nc4=jnp.sum(count - sums.agree) / samples,
         accuracy=jnp.sum(sums.correct) / samples,
         accuracy_nearest=jnp.sum(sums.nearest) / samples,
         count=count,

@@ -82,6 +82,7 @@ def class_moments(
     Merge batches with `merge`.
     """
     n = features.shape[0]
+    labels = labels.astype(jnp.int32)
     valid = jnp.ones(n, bool) if mask is None else mask
     inside = valid & (labels >= 0) & (labels < num_classes)
     slot = jnp.where(inside, labels, num_classes)  # the slot beyond the last class is dropped by every sum
@@ -119,3 +120,18 @@ def merge(a: ClassMoments, b: ClassMoments) -> ClassMoments:
         a.scatter + b.scatter + jnp.where(new[:, 0], 0, jnp.sum(d * d, 1) * a.count * share),
         a.outside + b.outside,
     )
+
+
+def merge_axis(moments: ClassMoments, axis_name: str) -> ClassMoments:
+    """Merge over a mesh axis inside `shard_map`: every device gets the moments of all. Reductions of [K, D] only."""
+    m = moments
+    index = jax.lax.axis_index(axis_name)
+    size = jax.lax.axis_size(axis_name)
+    first = jax.lax.pmin(jnp.where(m.present, index, size), axis_name)
+    origin = jax.lax.psum(jnp.where((first == index)[:, None], m.origin, 0), axis_name)
+    away = jnp.where(m.present[:, None], (m.origin - origin) + m.shift, 0)
+    count = jax.lax.psum(m.count, axis_name)
+    shift = jax.lax.psum(m.count[:, None] * away, axis_name) / jnp.maximum(count, 1)[:, None]
+    spread = jnp.sum((away - shift) ** 2, 1)
+    scatter = jax.lax.psum(m.scatter + m.count * spread, axis_name)
+    return ClassMoments(count, origin, shift, scatter, jax.lax.psum(m.outside, axis_name))

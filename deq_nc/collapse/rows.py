@@ -24,12 +24,17 @@ def sum_rows(f: Callable[..., Any], features: Array, *columns: Array) -> Any:
     block = max(128, BLOCK // d)
     whole = per_lane // block
     arrays = tuple(a.reshape(lanes, per_lane, *a.shape[1:]) for a in (features, *columns))
-    f = jax.checkpoint(jax.vmap(f))
+    step = jax.checkpoint(f)
+
+    def lanewise(*blocks: Array) -> Any:
+        if lanes > 1:
+            return jax.vmap(step)(*blocks)
+        return jax.tree.map(lambda t: t[None], step(*(b[0] for b in blocks)))  # vmap would turn f's cond into a select
 
     def add(total: Any, j: Array) -> tuple[Any, None]:
         blocks = [jax.lax.dynamic_slice_in_dim(a, j * block, block, 1) for a in arrays]
-        return jax.tree.map(jnp.add, total, f(*blocks)), None
+        return jax.tree.map(jnp.add, total, lanewise(*blocks)), None
 
-    tail = f(*(a[:, whole * block :] for a in arrays))  # an empty tail gives the zeros that the sum starts from
+    tail = lanewise(*(a[:, whole * block :] for a in arrays))  # an empty tail gives the zeros that the sum starts from
     total, _ = jax.lax.scan(add, tail, jnp.arange(whole)) if whole else (tail, None)
     return jax.tree.map(lambda t: jnp.sum(t, 0), total)
