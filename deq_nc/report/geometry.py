@@ -183,7 +183,7 @@ def _per_class(groups: dict[str, list[Run]]) -> list[Picture]:
                 top.text(
                     place, each.mean + 0.015, f"{each.mean:.2f}", ha="center", va="bottom", fontsize=7, rotation=turn
                 )
-    top.set(xlim=(-0.7, k - 0.3), ylim=(0, 1.18), yticks=np.linspace(0, 1, 6), ylabel="test accuracy [share]")
+    top.set(xlim=(-0.7, k - 0.3), ylim=(0, 1.18), yticks=np.linspace(0, 1, 6), ylabel="test accuracy (share)")
     counts = np.asarray(first.analysis.get("train_counts", np.full(k, np.nan)))[order]
     bottom.bar(x, counts, 0.5, color="#999999")
     if k <= LABELLED:

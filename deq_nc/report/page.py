@@ -85,7 +85,12 @@ def remarks(runs: Sequence[Run]) -> list[str]:
                 f"{name}: {share:.2%} of the equilibria did not reach the tolerance at the last epoch; its "
                 "collapse numbers are measured partly on points that are not equilibria."
             )
-        out += [f"{name}: {note}" for note in (run.summary or {}).get("notes") or []]
+    notes: dict[str, list[str]] = {}
+    for run in runs:
+        for note in (run.summary or {}).get("notes") or []:
+            notes.setdefault(note, []).append(f"{run.arm} seed {run.seed}")
+    finished = sum(run.finished for run in runs)
+    out += [note if len(names) == finished else f"{', '.join(names)}: {note}" for note, names in notes.items()]
     for what in ("versions", "device"):
         if len({json.dumps(run.summary.get(what), sort_keys=True) for run in runs if run.summary}) > 1:
             out.append(f"The runs were made with different {what}: see below.")

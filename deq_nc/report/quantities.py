@@ -11,7 +11,7 @@ from deq_nc.report.runs import Run
 
 @dataclass(frozen=True)
 class Quantity:
-    """`name [unit]` labels axis and table, `hint` explains; `digits` formats a mean; axes: `log` or from `zero`."""
+    """`name (unit)` labels axis and table, `hint` explains; `digits` formats a mean; axes: `log` or from `zero`."""
 
     key: str
     name: str
@@ -23,7 +23,7 @@ class Quantity:
 
     @property
     def label(self) -> str:
-        return f"{self.name} [{self.unit}]" if self.unit else self.name
+        return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
 _KNOWN = (
@@ -65,6 +65,12 @@ _KNOWN = (
     ),
     Quantity("adjoint_steps", "adjoint steps", digits=".1f", zero=True, hint="of the backward solve"),
     Quantity("adjoint_residual", "adjoint residual", "relative", digits=".1e", log=True, hint="of the backward solve"),
+    Quantity(
+        "adjoint_unconverged", "adjoint unconverged", "fraction", digits=".2g", zero=True, hint="in training steps"
+    ),
+    Quantity(
+        "adjoint_escalated", "adjoint escalated", "fraction", digits=".2g", zero=True, hint="solved again by GMRES"
+    ),
     Quantity("spectral_radius", "spectral radius at z*", hint="of ∂f/∂z; below 1, iteration converges"),
     Quantity("feature_norm", "feature norm", hint="size of the features"),
     Quantity("weight_norm", "classifier norm", hint="size of the classifier"),
@@ -80,7 +86,8 @@ HEADLINE = (
     "nc1 nc2_means nc2_weights nc3 nc4 solver_steps unconverged parameters seconds"
 ).split()
 EVIDENCE = (
-    "solver_steps solver_residual unconverged unconverged_worst adjoint_steps adjoint_residual spectral_radius"
+    "solver_steps solver_residual unconverged unconverged_worst adjoint_steps adjoint_residual adjoint_unconverged "
+    "adjoint_escalated spectral_radius"
 ).split()
 MORE = "nc3_product cdnv equinorm_means equinorm_weights feature_norm weight_norm".split()
 COST = "parameters parameters_arm step_seconds seconds".split()

@@ -94,8 +94,8 @@ def test_markdown_and_summary_rows_print_the_same_numbers(imbalanced):
     values = [row["test_accuracy_minority"] for row in last_rows(runs[3:])]
     mean, half = np.mean(values), T_975[2] * abs(values[0] - values[1]) / 2
     assert rows[0]["test accuracy, minority"] == f"{mean:.4f} ± {half:.4f}"
-    assert rows[0]["solver steps"] == rows[0]["unconverged [fraction]"] == "–"
-    assert rows[1]["unconverged [fraction]"] == "0"  # equal in every seed: no interval
+    assert rows[0]["solver steps"] == rows[0]["unconverged (fraction)"] == "–"
+    assert rows[1]["unconverged (fraction)"] == "0"  # equal in every seed: no interval
     assert rows[1]["parameters"] == "28,000"
     markdown = (page.parent / "tables.md").read_text(encoding="utf-8")
     line = next(line for line in markdown.splitlines() if line.startswith("| test accuracy, minority"))
