@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deq_nc.theory.checks import require_classes, require_counts, require_dim, require_positive, require_scale
+from deq_nc.theory.checks import require, require_classes, require_counts, require_dim, require_positive, require_scale
 
 _DECAY = "Without decay the minimum is not attained; try 5e-4."
 
@@ -63,9 +63,13 @@ def balanced_mse(num_classes: int, scale: float, *, bias: bool = False, dim: int
     require_classes(num_classes)
     require_scale(scale)
     k = num_classes
-    require_dim(k if bias else k + 1, dim)
     if bias:
+        require_dim(k, dim)
         return (k - 1) / (2 * k) * max(0.0, 1 - k * scale / (k - 1)) ** 2
+    if dim is not None:
+        rest = (k - dim) / (2 * k) + dim / (2 * k) * max(0.0, 1 - k * scale / dim) ** 2  # a frame of rank d
+        do = f"Without a bias it takes an orthogonal frame; the best possible loss in d = {dim} is {rest:.6g}."
+        require(dim >= k, "dim", f"d >= K = {k}", dim, do)
     return max(0.0, 1 - scale) ** 2 / 2
 
 
@@ -84,11 +88,15 @@ def balanced_mse_weight_decay(
     """
     c = _decay_constant(num_classes, per_class, decay_weights, decay_features)
     k = num_classes
-    require_dim(k if bias else k + 1, dim)
     r = k - 1 if bias else k
+    least = r * (1 / (2 * k)) if c * k >= 1 else r * (c - k * c * c / 2)
+    if dim is not None and dim < r:
+        best = least * dim / r + (r - dim) / (2 * k)  # d of the r directions fitted, the others left at zero
+        do = f"The optimum has rank {r}; the best possible value in d = {dim} is {best:.6g}."
+        require(False, "dim", f"d >= {r}", dim, do)
     if c * k >= 1:
-        return DecayOptimum(r / (2 * k), 0.0)
-    return DecayOptimum(r * (c - k * c * c / 2), r * (1 - k * c) / k)
+        return DecayOptimum(least, 0.0)
+    return DecayOptimum(least, r * (1 - k * c) / k)
 
 
 def seli(counts: object) -> tuple[np.ndarray, np.ndarray]:

@@ -70,13 +70,13 @@ def projected_descent(
         return s._replace(done=finished(s.x) if finished else s.done)
 
     x = project(x0)
-    zero = jnp.zeros_like(f(x))
-    start = _State(x, x, f(x), zero + 1.0, zero, jnp.asarray(0), jnp.asarray(False))
+    zero = jnp.zeros(())
+    start = _State(x, x, zero + jnp.inf, zero + 1.0, zero, jnp.asarray(0), jnp.asarray(False))
     end = jax.lax.while_loop(lambda s: (s.steps < max_steps) & ~s.done, block, start)
     return end.x, end.value, end.steps
 
 
-def onto_ball(x: Float[Array, "..."], radius: Float[Array, ""]) -> Float[Array, "..."]:
+def onto_ball(x: Float[Array, ...], radius: Float[Array, ""]) -> Float[Array, ...]:
     """Nearest point of {||x||_F <= r}."""
     norm = jnp.sqrt(jnp.sum(x * x))
     return x * jnp.minimum(1.0, radius / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
@@ -96,7 +96,7 @@ def onto_nuclear_ball(x: Float[Array, "m n"], radius: Float[Array, ""]) -> Float
     return (u * jnp.maximum(s - theta, 0.0)[None, :]) @ vt
 
 
-def cross_entropies(logits: Float[Array, "K K"]) -> Float[Array, "K"]:
+def cross_entropies(logits: Float[Array, "K K"]) -> Float[Array, K]:
     """CE(Z e_k, k) [K] = softplus(logsumexp_{j != k} (z_jk - z_kk)): exact relative digits however small."""
     k = logits.shape[0]
     z = logits - jnp.diagonal(logits)[None, :]

@@ -1,0 +1,155 @@
+"""From a trained run to the theory: estimate its scale, predict its geometry, lay measured beside predicted.
+
+Letters: W [K,D] classifier, M [K,D] class means of the features that enter it (z* in a DEQ), mu_G their unweighted
+mean, s = sqrt(E_W E_H), amplification a = ||A(V)|| of the arm at its features, e.g. ||(I - J)^-1||_2 at z*.
+
+The prediction is the norm-constrained optimum at the run's own norms, which is the same for every arm: a norm budget
+on z* itself cannot tell them apart. What an arm changes is the price of that scale, s / a before the arm. Training
+has weight decay, a bias, an encoder and a finite end, so agreement is a finding and never a check.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from deq_nc.theory.arms import ARMS
+from deq_nc.theory.checks import require, require_counts
+from deq_nc.theory.closed_forms import balanced_optimum, seli
+from deq_nc.theory.geometry import block_cosines, centred, gram_distance, nc2, nc3
+from deq_nc.theory.nuclear import counts_optimum
+from deq_nc.theory.step import step_optimum
+from deq_nc.theory.thresholds import collapse_threshold
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of the table; None where a side has no such number."""
+
+    name: str
+    measured: float | None
+    predicted: float | None
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """Estimates and the table. scale: s of the run; gain: what the arm's amplification implies; rows: the table.
+
+    threshold: R0 at this scale, None unless the counts are a step with two minority classes or more. majority [K]:
+    the classes with more than the least count (all of them when balanced).
+    """
+
+    arm: str
+    scale: float
+    gain: float | None
+    scale_before_arm: float | None
+    ratio: float
+    threshold: float | None
+    majority: np.ndarray
+    rows: tuple[Row, ...]
+
+    def as_dict(self) -> dict[str, dict[str, float | None]]:
+        """{name: {"measured": ..., "predicted": ...}}, ready for JSON."""
+        return {r.name: {"measured": r.measured, "predicted": r.predicted} for r in self.rows}
+
+
+def implied_gain(arm: str, amplification: float) -> float | None:
+    """The g in [0, 1) of `arm_scale` with this amplification: deq 1 - 1/a, residual a - 1, explicit a; else None."""
+    gain = {"deq": 1 - 1 / amplification, "residual": amplification - 1, "explicit": amplification}.get(arm)
+    return gain if gain is not None and 0 <= gain < 1 else None
+
+
+def bridge(
+    weights: np.ndarray,
+    means: np.ndarray,
+    feature_norm: float,
+    counts: object,
+    *,
+    arm: str,
+    amplification: float | None = None,
+    train_loss: float | None = None,
+) -> Bridge:
+    """Measured beside predicted geometry of a run.
+
+    s = sqrt(||Wc||_F^2 / K * (feature_norm - ||mu_G||^2)), Wc = W - its mean row (which no softmax sees). weights
+    [K,D]; means [K,D], as measured or already centred; feature_norm: mean over classes of the mean squared norm of
+    their features, about the same origin as `means`; counts [K] training samples; arm: explicit, residual, deq, or
+    unrolled; amplification: of the arm at its features, if measured. Raises ValueError for shapes that disagree,
+    non-finite entries, counts <= 0, an unknown arm, and a run whose W or centred features are zero.
+    """
+    n = require_counts(counts)
+    W, M = np.asarray(weights, dtype=np.float64), np.asarray(means, dtype=np.float64)
+    for name, x in (("weights", W), ("means", M)):
+        ok = x.ndim == 2 and x.shape[0] == n.size
+        require(ok, name, f"shape [K={n.size}, D]", x.shape, "Rows are classes, in the order of counts.")
+        require(np.isfinite(x), name, "finite numbers", "NaN or infinity", "The run diverged before this measurement.")
+    require(W.shape == M.shape, "means", f"the shape of weights {W.shape}", M.shape, "W meets the features it reads.")
+    known = (*ARMS, "unrolled")
+    require(arm in known, "arm", "one of " + ", ".join(known), arm, "Choose one of these.")
+    if amplification is not None:
+        require(0 < amplification < math.inf, "amplification", "a finite number > 0", amplification, "Pass ||A||_2.")
+    k = n.size
+    Wc, Mc = W - W.mean(axis=0), M - M.mean(axis=0)
+    e_w = float(np.sum(Wc**2)) / k
+    e_h = float(feature_norm) - float(np.sum(M.mean(axis=0) ** 2))
+    least = float(np.sum(Mc**2)) / k
+    do = "It is mean_k mean_{i in k} ||h_i||^2 about the origin of `means`, so at least mean_k ||mu_k||^2."
+    require(e_h >= least * (1 - 1e-4), "feature_norm", f">= {least + feature_norm - e_h:.6g}", feature_norm, do)
+    require(e_w > 0 and e_h > 0, "weights, feature_norm", "non-zero after centring", (e_w, e_h), "Nothing was learnt.")
+    s = math.sqrt(e_w * e_h)
+    big = n > n.min() if n.max() > n.min() else np.ones(k, dtype=bool)
+    loss, gram_w, gram_m, logits, threshold = _predict(n, big, s)
+    factor = math.sqrt(e_w / e_h)  # the balanced factors, restored to the run's own norms
+    gram_w, gram_m = gram_w * factor, centred(gram_m) / factor
+
+    measured_w, measured_m = Wc @ Wc.T, Mc @ Mc.T
+    spent = float(np.linalg.svd(Wc @ Mc.T, compute_uv=False).sum())
+    rows = [
+        Row("train loss", train_loss, loss),
+        Row("share of the norm budget in the logits of the class means", spent / (k * s), 1.0),
+    ]
+    for name, got, want in (("W", measured_w, gram_w), ("means", measured_m, gram_m)):
+        left, right = block_cosines(got, big), block_cosines(want, big)
+        rows += [Row(f"{name}: cosine, {block}", _number(left[block]), _number(right[block])) for block in left]
+        groups = {"majority": big, "minority": ~big} if not big.all() else {"all": big}
+        for group, who in groups.items():
+            rows.append(
+                Row(f"{name}: norm, {group}", *(float(np.sqrt(np.diag(g)[who].clip(0)).mean()) for g in (got, want)))
+            )
+        rows.append(Row(f"{name}: distance to this prediction", gram_distance(got, want), 0.0))
+        rows.append(Row(f"{name}: distance to the ETF", nc2(got), nc2(want)))
+        target = dict(zip(("W", "means"), seli(n)))[name]
+        rows.append(Row(f"{name}: distance to SELI", gram_distance(got, target), gram_distance(want, target)))
+    rows.append(Row("self-duality NC3", nc3(Wc, Mc), _predicted_nc3(logits)))
+    before = s / amplification if amplification else None
+    gain = implied_gain(arm, amplification) if amplification else None
+    return Bridge(arm, s, gain, before, float(n.max() / n.min()), threshold, big, tuple(rows))
+
+
+def _predict(n: np.ndarray, big: np.ndarray, s: float):
+    """(loss, W W^T, H^T H, Z, R0) of the norm-constrained optimum for these counts, in the order of the classes."""
+    k, levels = n.size, np.unique(n)
+    if levels.size == 1:
+        etf = np.eye(k) - 1 / k
+        gram = etf * k * s / (k - 1)
+        return balanced_optimum(k, s), gram, gram, gram, None
+    if levels.size > 2:
+        o = counts_optimum(n, s)
+        return o.loss, o.gram_weights(), o.gram_means(), o.logits, None
+    o = step_optimum(int(big.sum()), int((~big).sum()), levels[1] / levels[0], s)
+    order = np.argsort(np.argsort(~big, kind="stable"), kind="stable")  # class -> its place, majority first
+    pick = np.ix_(order, order)
+    threshold = collapse_threshold(o.majority, o.minority, s) if o.minority >= 2 else None
+    return o.loss, o.gram_weights()[pick], o.gram_means()[pick], o.logits()[pick], threshold
+
+
+def _predicted_nc3(logits: np.ndarray) -> float:
+    u, sv, vt = np.linalg.svd(logits)
+    root = np.sqrt(sv)
+    return nc3(u * root, vt.T * root)
+
+
+def _number(x: float) -> float | None:
+    return None if math.isnan(x) else x

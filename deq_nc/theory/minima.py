@@ -1,0 +1,132 @@
+"""Direct minimisation over (W, V, H0): the check of every reduction, and the best found where nothing is proved.
+
+Letters: W [K,d], V [d,d] (or its diagonal [d]), H0 [d,K], Z = W A(V) H0, A and the budgets as in `arms`.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deq_nc.theory.arms import ARMS, Budget
+from deq_nc.theory.checks import float64, require, require_counts, require_dim
+from deq_nc.theory.descent import cross_entropies, onto_ball, onto_spectral_ball, projected_descent
+
+
+@dataclass(frozen=True)
+class ArmOptimum:
+    """Best of `seeds` descents: its value (with the decay terms), its factors, and how many seeds came as low.
+
+    proved is False: the problem is not convex, so this is an upper bound of the minimum. agreeing counts the seeds
+    within 1e-5 of the best, relative to it; losses [seeds] are all of them. W [K,d], features = z* [d,K], v are the
+    singular values of V.
+    """
+
+    arm: str
+    loss: float
+    losses: np.ndarray
+    agreeing: int
+    W: np.ndarray
+    features: np.ndarray
+    v: np.ndarray
+    proved: bool = False
+
+    @property
+    def logits(self) -> np.ndarray:
+        return self.W @ self.features
+
+    @property
+    def rank(self) -> int:
+        """Singular values of Z above 1e-3 of the largest."""
+        s = np.linalg.svd(self.logits, compute_uv=False)
+        return int(np.sum(s > 1e-3 * s[0])) if s[0] > 1e-9 else 0
+
+
+def _effective(arm: str, V, H):
+    """A(V) H0; a vector V stands for a diagonal one."""
+    if V.ndim == 1:
+        return {"lpm": 1.0 + 0 * V, "explicit": V, "residual": 1 + V, "deq": 1 / (1 - V)}[arm][:, None] * H
+    if arm == "deq":
+        return jnp.linalg.solve(jnp.eye(len(V)) - V, H)
+    return H if arm == "lpm" else V @ H + (H if arm == "residual" else 0.0)
+
+
+def _descend(x0, n, scale, gain, decays, *, arm, kind, aligned, dim, max_steps):
+    """(value, x) of one descent; `decays` = (lW, lH, lV), unused unless kind is decay."""
+    k = n.size
+    pi = n / jnp.sum(n)
+    l_w, l_h, l_v = decays
+
+    def f(x):
+        ce = pi @ cross_entropies(x["W"] @ _effective(arm, x["V"], x["H"]))
+        if kind != "decay":
+            return ce
+        features = jnp.sum(n[None, :] * x["H"] ** 2)
+        return ce + 0.5 * (l_w * jnp.sum(x["W"] ** 2) + l_h * features + l_v * jnp.sum(x["V"] ** 2))
+
+    def project(x):
+        V = jnp.maximum(x["V"], 0.0) if aligned else x["V"]
+        if kind == "frobenius":
+            V = onto_ball(V, gain)
+        elif kind == "spectral" or arm == "deq":
+            V = jnp.minimum(V, gain) if aligned else onto_spectral_ball(V, gain)
+        if kind == "decay":
+            return {"W": x["W"], "V": V, "H": x["H"]}
+        radius = jnp.sqrt(k * scale)  # E_W = E_H = s
+        return {"W": onto_ball(x["W"], radius), "V": V, "H": onto_ball(x["H"], radius)}
+
+    x, value, _ = projected_descent(f, project, x0, max_steps)
+    return value, x
+
+
+def _starts(k: int, dim: int, seeds: int, gain: float, aligned: bool) -> dict[str, np.ndarray]:
+    """Gaussian W, V, H0 [seeds, ...], a start a seed; start i is the same whatever the number of seeds."""
+    rngs = [np.random.default_rng(seed) for seed in range(seeds)]
+    V = {True: lambda r: gain * np.abs(r.normal(size=dim)), False: lambda r: gain * r.normal(size=(dim, dim))}[aligned]
+    starts = [{"W": r.normal(size=(k, dim)), "V": V(r), "H": r.normal(size=(dim, k))} for r in rngs]
+    return jax.tree.map(lambda *a: np.stack(a), *starts)
+
+
+@functools.cache
+def _compiled(arm: str, kind: str, aligned: bool, dim: int, max_steps: int):
+    one = functools.partial(_descend, arm=arm, kind=kind, aligned=aligned, dim=dim, max_steps=max_steps)
+    return jax.jit(jax.vmap(one, in_axes=(0, None, 0, 0, None)))
+
+
+@float64
+def minimise(
+    arm: str,
+    counts: object,
+    budget: Budget,
+    *,
+    seeds: int = 8,
+    dim: int | None = None,
+    max_steps: int = 4000,
+    aligned: bool = False,
+) -> ArmOptimum:
+    """Direct minimisation over (W, V, H0) with projections, `seeds` starts at once: the best found, never a proof.
+
+    arm: explicit, residual, deq, or lpm (no V). counts [K]; d = dim, K - 1 by default. `aligned` takes V diagonal and
+    >= 0, which loses nothing (docs/theory.md) and is far better conditioned; without it V is a free matrix, as in
+    training. Raises ValueError for an unknown arm, counts <= 0, seeds < 1, d < K - 1.
+    """
+    n = require_counts(counts)
+    require(arm in (*ARMS, "lpm"), "arm", "one of lpm, " + ", ".join(ARMS), arm, "Choose one of these.")
+    require(seeds >= 1, "seeds", "an integer >= 1", seeds, "The minimum is the best over seeds; try 8.")
+    dim = n.size - 1 if dim is None else dim
+    require_dim(n.size, dim)
+    x0 = _starts(n.size, dim, seeds, budget.gain, aligned)
+    decays = np.array([budget.decay_weights, budget.decay_features, budget.decay_arm])
+    run = _compiled(arm, budget.kind, aligned, dim, max_steps)
+    scales, gains = np.full(seeds, budget.scale or 1.0), np.full(seeds, float(budget.gain))
+    values, x = jax.tree.map(np.asarray, run(x0, n, scales, gains, decays))
+    best = int(np.nanargmin(values))
+    W, V, H = (x[name][best] for name in ("W", "V", "H"))
+    agreeing = int(np.sum(values <= values[best] * (1 + 1e-5) + 1e-12))
+    features = np.asarray(_effective(arm, jnp.asarray(V), jnp.asarray(H)))
+    v = np.sort(V if aligned else np.linalg.svd(V, compute_uv=False))[::-1]
+    return ArmOptimum(arm, float(values[best]), values, agreeing, W, features, v)
