@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from deq_nc.report.quantities import block_keys, quantity
+from deq_nc.report.quantities import COSINES, NORMS, quantity
 from deq_nc.report.runs import Run
 from deq_nc.report.statistics import BAND_SEEDS, Curve, curve
 from deq_nc.report.style import GREY, Picture, arm_legend, arm_style, new_figure, picture
@@ -109,6 +110,7 @@ def panels(
         _mark_terminal(axes, {arm: marks[arm] for arm in per_arm})
         _set_limits(axes, list(per_arm.values()), [] if level is None else [level], logarithmic, quantity(key).zero)
         axes.set_xlim(0, 1.02 * max(last, 1))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set(ylabel=quantity(key).label, xlabel="epoch", title=quantity(key).hint)
     for axes in grid.flat[len(found) :]:
         axes.set_visible(False)
@@ -129,8 +131,6 @@ def curve_pictures(runs: Sequence[Run], num_classes: int | None) -> list[Picture
     etf = None if num_classes is None or num_classes < 2 else -1.0 / (num_classes - 1)
     tol = runs[0].config.get("solver", {}).get("tol")
     adjoint_tol = runs[0].config.get("solver", {}).get("adjoint_tol")
-    cosines = [key for prefix in ("cos_means", "cos_weights") for key in block_keys(runs, prefix)]
-    norms = [key for prefix in ("norm_means", "norm_weights") for key in block_keys(runs, prefix)]
     accuracy = "train_accuracy test_accuracy test_accuracy_majority test_accuracy_minority train_loss test_loss".split()
     minority = any(row.get("test_accuracy_minority") is not None for run in runs for row in run.history)
     if minority:  # majority and minority side by side, losses at the end of the rows
@@ -150,14 +150,14 @@ def curve_pictures(runs: Sequence[Run], num_classes: int | None) -> list[Picture
         ),
         (
             "blocks", "Angles between classes, by block",
-            "Mean cosine between classes inside a block or across two; the dotted line is the simplex ETF, -1/(K-1). "
+            "Mean cosine between classes inside a block or across two; the dashed line is the simplex ETF, -1/(K-1). "
             f"Minority collapse shows as a minority cosine that climbs to 1.{seeds}",
-            panels(runs, cosines, reference=lambda key: etf, reference_label="simplex ETF, −1/(K−1)"),
+            panels(runs, COSINES, columns=4, reference=lambda key: etf, reference_label="simplex ETF, −1/(K−1)"),
         ),
         (
             "solver", "How well each equilibrium was solved",
             "Steps and residuals of the forward and the backward solve; collapse numbers stand only where the residual "
-            f"is at the tolerance (dotted) or below and no example is left unconverged.{seeds}",
+            f"is at the tolerance (dashed) or below and no example is left unconverged.{seeds}",
             panels(
                 runs, "solver_steps solver_residual unconverged adjoint_steps adjoint_residual spectral_radius".split(),
                 reference={"solver_residual": tol, "adjoint_residual": adjoint_tol}.get, reference_label="tolerance",
@@ -167,7 +167,7 @@ def curve_pictures(runs: Sequence[Run], num_classes: int | None) -> list[Picture
             "norms", "Norms",
             "Size of features and classifier, and how far the class norms are from equal (0 is equal): whether an arm "
             f"gains by amplifying rather than by turning its features.{seeds}",
-            panels(runs, ["feature_norm", "weight_norm", "equinorm_means", "equinorm_weights", *norms], columns=4),
+            panels(runs, ["feature_norm", "weight_norm", "equinorm_means", "equinorm_weights", *NORMS], columns=4),
         ),
     )  # fmt: skip
     return [picture(name, title, caption, figure) for name, title, caption, figure in drawn if figure is not None]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from matplotlib import patheffects
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from deq_nc.report.runs import Run
@@ -19,6 +20,7 @@ from deq_nc.report.tables import arm_runs
 
 TSNE_POINTS = 1000  # about 3 s an arm on one core
 LABELLED = 20  # more classes than this: no names in a figure
+LABEL_GAP = 0.12  # of a picture from -1 to 1: names closer than this would overlap
 ANNOTATED = 10  # more classes than this: no numbers in a Gram matrix
 
 
@@ -125,10 +127,12 @@ def _tsne(shown: Sequence[Run], which: str) -> list[Picture]:
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(samples) :]:
         axes.set_visible(False)
+    handles: dict[str, Line2D] = {}
     for axes, (run, points, labels, total) in zip(grid.flat, samples):
         order, majority = class_order(run)
         names = class_names(run)
         palette = matplotlib.colormaps["tab10" if len(order) <= 10 else "turbo"]
+        written: list[np.ndarray] = []
         for rank, index in enumerate(order):
             mine = points[labels == index]
             if len(mine) == 0:
@@ -136,8 +140,12 @@ def _tsne(shown: Sequence[Run], which: str) -> list[Picture]:
             color = palette(rank if len(order) <= 10 else rank / (len(order) - 1))
             marker = "^" if majority and rank >= majority else "o"
             axes.scatter(*mine.T, s=14, color=color, marker=marker, alpha=0.75, linewidths=0)
-            if len(order) <= LABELLED:
-                text = axes.text(*np.median(mine, axis=0), names[index], ha="center", va="center", weight="bold")
+            handles[names[index]] = Line2D([], [], color=color, marker=marker, linestyle="", label=names[index])
+            centre = np.median(mine, axis=0)
+            clear = all(np.abs(centre - other).max() > LABEL_GAP for other in written)
+            if len(order) <= LABELLED and clear:  # classes that lie on one another are told apart by the legend alone
+                written.append(centre)
+                text = axes.text(*centre, names[index], ha="center", va="center", weight="bold")
                 text.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
         axes.set_title(f"{run.arm}: {len(labels)} of {total} test images", color="black", fontsize=10)
         axes.set(
@@ -149,6 +157,8 @@ def _tsne(shown: Sequence[Run], which: str) -> list[Picture]:
             adjustable="datalim",
             box_aspect=1,
         )
+    if len(class_order(shown[0])[0]) <= LABELLED:
+        figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=10, title="class")
     named = " and named" if len(class_order(shown[0])[0]) <= LABELLED else ""
     triangles = " Triangles are minority classes." if class_order(shown[0])[1] else ""
     caption = (

@@ -31,6 +31,13 @@ from deq_nc.report.tables import (
 )
 
 TEMPLATE = "page.html.j2"
+FLAGS = {  # what collapse.measure counts and leaves out or cannot measure
+    "empty": "classes without a training image are left out of every measure.",
+    "single": "classes have one training image; their spread is 0 by construction.",
+    "zero_means": "class means coincide with the global mean; their angles are left out.",
+    "zero_weights": "classifier rows are zero; their angles are left out.",
+    "outside": "training images carry a label outside the classes and are left out.",
+}
 
 
 def report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
@@ -85,6 +92,8 @@ def remarks(runs: Sequence[Run]) -> list[str]:
                 f"{name}: {share:.2%} of the equilibria did not reach the tolerance at the last epoch; its "
                 "collapse numbers are measured partly on points that are not equilibria."
             )
+        last = run.history[-1] if run.history else {}
+        out += [f"{name}: {int(last[key])} {what}" for key, what in FLAGS.items() if last.get(key)]
     notes: dict[str, list[str]] = {}
     for run in runs:
         for note in (run.summary or {}).get("notes") or []:

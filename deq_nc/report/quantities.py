@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +50,7 @@ _KNOWN = (
         "relative",
         digits=".1e",
         log=True,
-        hint="‖f(z) − z‖ / ‖f(z)‖ at the returned z",
+        hint="worst example, ‖f(z) − z‖ / ‖f(z)‖",
     ),
     Quantity(
         "unconverged", "unconverged", "fraction", digits=".2g", zero=True, hint="share of examples above the tolerance"
@@ -63,8 +62,17 @@ _KNOWN = (
         digits=".2g",
         hint="largest share at any measured epoch",
     ),
-    Quantity("adjoint_steps", "adjoint steps", digits=".1f", zero=True, hint="of the backward solve"),
-    Quantity("adjoint_residual", "adjoint residual", "relative", digits=".1e", log=True, hint="of the backward solve"),
+    Quantity(
+        "adjoint_steps", "adjoint steps", digits=".1f", zero=True, hint="of the backward solve, mean over examples"
+    ),
+    Quantity(
+        "adjoint_residual",
+        "adjoint residual",
+        "relative",
+        digits=".1e",
+        log=True,
+        hint="worst example of the backward solve",
+    ),
     Quantity(
         "adjoint_unconverged", "adjoint unconverged", "fraction", digits=".2g", zero=True, hint="in training steps"
     ),
@@ -72,8 +80,27 @@ _KNOWN = (
         "adjoint_escalated", "adjoint escalated", "fraction", digits=".2g", zero=True, hint="solved again by GMRES"
     ),
     Quantity("spectral_radius", "spectral radius at z*", hint="of ∂f/∂z; below 1, iteration converges"),
-    Quantity("feature_norm", "feature norm", hint="size of the features"),
-    Quantity("weight_norm", "classifier norm", hint="size of the classifier"),
+    Quantity("cosine_majority_means", "cosine of means, majority", hint="mean over pairs of majority classes"),
+    Quantity("cosine_cross_means", "cosine of means, cross", hint="a majority and a minority class"),
+    Quantity("cosine_minority_means", "cosine of means, minority", hint="mean over pairs of minority classes"),
+    Quantity("max_cosine_minority_means", "largest cosine, minority means", hint="the two closest minority classes"),
+    Quantity("norm_majority_means", "norm of means, majority", hint="mean over majority classes"),
+    Quantity("norm_minority_means", "norm of means, minority", hint="mean over minority classes"),
+    Quantity("cosine_majority_weights", "cosine of weights, majority", hint="mean over pairs of majority classes"),
+    Quantity("cosine_cross_weights", "cosine of weights, cross", hint="a majority and a minority class"),
+    Quantity("cosine_minority_weights", "cosine of weights, minority", hint="mean over pairs of minority classes"),
+    Quantity(
+        "max_cosine_minority_weights", "largest cosine, minority weights", hint="the two closest minority classes"
+    ),
+    Quantity("norm_majority_weights", "norm of weights, majority", hint="mean over majority classes"),
+    Quantity("norm_minority_weights", "norm of weights, minority", hint="mean over minority classes"),
+    Quantity("nc1_majority", "NC1, majority", log=True, hint="spread within majority classes"),
+    Quantity("nc1_minority", "NC1, minority", log=True, hint="spread within minority classes"),
+    Quantity("rank", "rank of the means", digits=".0f", hint="at most min(K − 1, D)"),
+    Quantity("condition", "condition of the means", hint="largest / smallest singular value"),
+    Quantity("nc2_floor", "floor of NC2 means", hint="least value that D dimensions allow"),
+    Quantity("feature_norm", "feature norm", hint="mean ‖h‖ over training images"),
+    Quantity("weight_norm", "classifier norm", hint="‖W‖, Frobenius"),
     Quantity("parameters", "parameters", digits=",.0f", hint="of the whole model"),
     Quantity("parameters_arm", "parameters of the arm", digits=",.0f", hint="between encoder and classifier"),
     Quantity("step_seconds", "time per step", "s", digits="#.3g", hint="median training step"),
@@ -89,34 +116,20 @@ EVIDENCE = (
     "solver_steps solver_residual unconverged unconverged_worst adjoint_steps adjoint_residual adjoint_unconverged "
     "adjoint_escalated spectral_radius"
 ).split()
-MORE = "nc3_product cdnv equinorm_means equinorm_weights feature_norm weight_norm".split()
+MORE = ("nc3_product cdnv equinorm_means equinorm_weights feature_norm weight_norm rank condition nc2_floor").split()
+COSINES = tuple(
+    f"{name}_{what}"
+    for what in ("means", "weights")
+    for name in ("cosine_majority", "cosine_cross", "cosine_minority", "max_cosine_minority")
+)
+NORMS = tuple(f"norm_{block}_{what}" for what in ("means", "weights") for block in ("majority", "minority"))
+BLOCKS = ("nc1_majority", "nc1_minority", *COSINES, *NORMS)
 COST = "parameters parameters_arm step_seconds seconds".split()
-
-_BLOCKS = {"cos_means": "cosine of means", "cos_weights": "cosine of weights"}
-_BLOCKS |= {"norm_means": "norm of means", "norm_weights": "norm of weights"}
-_PAIRS = {
-    "majority": "majority classes",
-    "between": "majority against minority",
-    "minority": "minority classes",
-}
 
 
 def quantity(key: str) -> Quantity:
     """The quantity of that key; an unknown key is shown under its own name."""
-    if key in KNOWN:
-        return KNOWN[key]
-    for prefix, name in _BLOCKS.items():
-        if key.startswith(prefix + "_"):
-            block = key[len(prefix) + 1 :]
-            return Quantity(key, f"{name}, {block.replace('_', '-')}", hint=_PAIRS.get(block, ""))
-    return Quantity(key, key.replace("_", " "))
-
-
-def block_keys(runs: Iterable[Run], prefix: str) -> list[str]:
-    """Keys `prefix_BLOCK` that some run measured, majority first, then between, then minority, then the others."""
-    found = {key for run in runs for row in run.history for key in row if key.startswith(prefix + "_")}
-    known = [f"{prefix}_{block}" for block in _PAIRS]
-    return [key for key in known if key in found] + sorted(found - set(known))
+    return KNOWN.get(key, Quantity(key, key.replace("_", " ")))
 
 
 def scalars(run: Run) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deq_nc.report.quantities import EVIDENCE, HEADLINE, block_keys, quantity, scalars
+from deq_nc.report.quantities import BLOCKS, EVIDENCE, HEADLINE, quantity, scalars
 from deq_nc.report.runs import Run, read_runs
 from deq_nc.report.statistics import Interval, interval
 
@@ -97,10 +97,7 @@ def evidence(runs: Sequence[Run]) -> Table:
 
 
 def blocks(runs: Sequence[Run]) -> Table:
-    keys = [
-        key for prefix in ("cos_means", "cos_weights", "norm_means", "norm_weights") for key in block_keys(runs, prefix)
-    ]
-    return table("Geometry by block of classes", runs, keys)
+    return table("Geometry by block of classes", runs, BLOCKS)
 
 
 def summary_rows(run_dirs: Sequence[Path]) -> list[dict[str, str]]:

@@ -44,9 +44,9 @@ def history_row(arm: str, seed: int, epoch: int, imbalanced: bool) -> dict:
         row |= {"test_accuracy_majority": row["test_accuracy"], "test_accuracy_minority": 0.87 * row["test_accuracy"]}
         for what in ("means", "weights"):
             row |= {
-                f"cos_{what}_majority": -0.14 * (1 - decay), f"cos_{what}_between": -0.13 * (1 - decay),
-                f"cos_{what}_minority": 0.3 * decay * jitter - 0.02, f"norm_{what}_majority": 4 - decay,
-                f"norm_{what}_minority": 3 - decay,
+                f"cosine_majority_{what}": -0.14 * (1 - decay), f"cosine_cross_{what}": -0.13 * (1 - decay),
+                f"cosine_minority_{what}": 0.3 * decay * jitter - 0.02, f"max_cosine_minority_{what}": 0.4 * decay,
+                f"norm_majority_{what}": 4 - decay, f"norm_minority_{what}": 3 - decay,
             }  # fmt: skip
     return row
 

@@ -11,6 +11,8 @@ import pytest
 from matplotlib.image import imread
 
 from deq_nc.report import ReportError, report, summary_rows
+from deq_nc.report.page import FLAGS
+from deq_nc.report.quantities import BLOCKS, COSINES, NORMS
 
 from .folders import EPOCHS, K, make_run
 
@@ -72,7 +74,7 @@ def last_rows(runs):
 T_975 = {2: 12.7062, 3: 4.30265}
 
 
-@pytest.mark.parametrize("key", ["test_accuracy", "nc1", "nc2_means", "cos_weights_minority", "solver_residual"])
+@pytest.mark.parametrize("key", ["test_accuracy", "nc1", "nc2_means", "cosine_minority_weights", "solver_residual"])
 def test_csv_holds_mean_and_t_interval(imbalanced, key):
     runs, page = imbalanced
     table = list(csv.DictReader(io.StringIO((page.parent / "tables.csv").read_text())))
@@ -163,6 +165,28 @@ def test_missing_and_unknown_keys_do_no_harm(tmp_path):
     assert {path.stem for path in (page.parent / "figures").glob("*.png")} == {"collapse"}
     (row,) = summary_rows([run])
     assert row["NC1"] == "0.500" and row["NC3"] == "nan" and "test accuracy" not in row  # a NaN is shown, not dropped
+
+
+def test_what_the_metrics_left_out_is_said(tmp_path):
+    run = make_run(tmp_path, finished=False, epochs=EPOCHS[:2])
+    rows = [
+        json.loads(line) | {"single": 2.0, "empty": 0.0} for line in (run / "history.jsonl").read_text().splitlines()
+    ]
+    (run / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    html = report([run]).read_text(encoding="utf-8")
+    assert "deq seed 0: 2 classes have one training image" in html and "without a training image" not in html
+
+
+def test_keys_are_those_that_collapse_writes():
+    from deq_nc.collapse import measure, scalars
+
+    h = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+    majority = np.array([True, False, True, False])
+    found = scalars(measure(h, np.arange(12) % 4, h[:4], num_classes=4, majority=majority))
+    assert {*COSINES, *NORMS, *FLAGS, "nc1", "nc2_means", "nc2_weights", "nc3", "nc3_product", "nc4", "cdnv"} <= set(
+        found
+    )
+    assert {"equinorm_means", "equinorm_weights", "rank", "condition", "nc2_floor", *BLOCKS} <= set(found)
 
 
 def test_unconverged_equilibria_are_said_aloud(tmp_path):
