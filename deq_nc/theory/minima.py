@@ -83,7 +83,7 @@ def _descend(x0, n, scale, gain, decays, *, arm, kind, aligned, dim, max_steps):
     return value, x
 
 
-def _starts(k: int, dim: int, seeds: int, gain: float, aligned: bool) -> dict[str, np.ndarray]:
+def starts(k: int, dim: int, seeds: int, gain: float, aligned: bool) -> dict[str, np.ndarray]:
     """Gaussian W, V, H0 [seeds, ...], a start a seed; start i is the same whatever the number of seeds."""
     rngs = [np.random.default_rng(seed) for seed in range(seeds)]
     V = {True: lambda r: gain * np.abs(r.normal(size=dim)), False: lambda r: gain * r.normal(size=(dim, dim))}[aligned]
@@ -92,7 +92,8 @@ def _starts(k: int, dim: int, seeds: int, gain: float, aligned: bool) -> dict[st
 
 
 @functools.cache
-def _compiled(arm: str, kind: str, aligned: bool, dim: int, max_steps: int):
+def compiled_descent(arm: str, kind: str, aligned: bool, dim: int, max_steps: int):
+    """(x0, counts [K], scales, gains, decays [3]) -> (values, x): one descent a row of x0, scales and gains."""
     one = functools.partial(_descend, arm=arm, kind=kind, aligned=aligned, dim=dim, max_steps=max_steps)
     return jax.jit(jax.vmap(one, in_axes=(0, None, 0, 0, None)))
 
@@ -119,9 +120,9 @@ def minimise(
     require(seeds >= 1, "seeds", "an integer >= 1", seeds, "The minimum is the best over seeds; try 8.")
     dim = n.size - 1 if dim is None else dim
     require_dim(n.size, dim)
-    x0 = _starts(n.size, dim, seeds, budget.gain, aligned)
+    x0 = starts(n.size, dim, seeds, budget.gain, aligned)
     decays = np.array([budget.decay_weights, budget.decay_features, budget.decay_arm])
-    run = _compiled(arm, budget.kind, aligned, dim, max_steps)
+    run = compiled_descent(arm, budget.kind, aligned, dim, max_steps)
     scales, gains = np.full(seeds, budget.scale or 1.0), np.full(seeds, float(budget.gain))
     values, x = jax.tree.map(np.asarray, run(x0, n, scales, gains, decays))
     best = int(np.nanargmin(values))
