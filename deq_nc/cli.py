@@ -171,11 +171,17 @@ def _report(runs: list[Path], out: Path | None) -> int:
     if jax.process_index() > 0:
         return 0
     from rich.console import Console
+    from rich.table import Table
 
-    from deq_nc.report import report, summary_table
+    from deq_nc.report import report, summary_rows
 
     page = report(runs, out)
-    Console().print(summary_table(runs))
+    rows = summary_rows(runs)
+    table = Table("", *(row["arm"] for row in rows))
+    for quantity in rows[0]:
+        if quantity != "arm":
+            table.add_row(quantity, *(row[quantity] for row in rows))
+    Console().print(table)
     print(f"page: {page}")
     return 0
 
@@ -219,10 +225,54 @@ def measure_command(arguments: list[str]) -> int:
     return 0
 
 
-def data_command(arguments: list[str]) -> int:
-    from deq_nc.data.command import main as data_main
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Download, verify and prepare a TFDS set; CIFAR-10 and CIFAR-100 without TensorFlow."""
 
-    return data_main(arguments)
+    name: Annotated[str, tyro.conf.Positional]
+    data_dir: str | None = None
+    """Where prepared sets live; default TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    archive: str | None = None
+    """The archive, downloaded by hand, for machines without internet."""
+
+
+def data_command(arguments: list[str]) -> int:
+    usage = "deq-nc data list [--data-dir DIR] | show RECIPE [OPTIONS] | prepare NAME [--data-dir DIR] [--archive FILE]"
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: {usage}")
+        return 0 if arguments else 2
+    action, rest = arguments[0], arguments[1:]
+    if action == "prepare":
+        options = tyro.cli(PrepareOptions, args=rest, prog="deq-nc data prepare")
+        from deq_nc.data.prepare import prepare
+
+        print(f"prepared: {prepare(options.name, options.data_dir, options.archive)}")
+    elif action == "list":
+        directory = rest[1] if len(rest) == 2 and rest[0] == "--data-dir" else None
+        from deq_nc.data.tfds_source import EMBEDDED, PREPARABLE, data_dir, prepared
+
+        root = data_dir(directory)
+        print(f"embedded: {', '.join(EMBEDDED)}; from files: folder")
+        print(f"prepared in {root}: {', '.join(prepared(root)) or 'nothing'}")
+        print(f"prepared without TensorFlow by `deq-nc data prepare`: {', '.join(PREPARABLE)}")
+    elif action == "show":
+        recipe, rest = _recipe_of(rest, "data show")
+        experiment = parse_experiment(recipe, rest, "deq-nc data show RECIPE")
+        from rich.console import Console
+        from rich.table import Table
+
+        from deq_nc.data import describe, load
+
+        dataset = load(experiment.data)
+        table = Table("class", "train", "test", "block", title=dataset.name)
+        for label, train, test, block in describe(dataset):
+            table.add_row(label, str(train), str(test), block)
+        Console().print(table)
+        for note in dataset.notes:
+            print(f"note: {note}")
+    else:
+        raise ConfigError(f"deq-nc data: expected list, show or prepare, got {action!r}. Usage: {usage}")
+    return 0
 
 
 def theory_command(arguments: list[str]) -> int:

@@ -39,7 +39,7 @@ class DenseWeights(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> dict[str, Array]:
-        init = nn.initializers.orthogonal()
+        init = nn.initializers.glorot_normal()
         u = self.param("u", init, (self.features, self.inner))
         v = self.param("v", init, (self.inner, self.features))
         b = self.param("b", nn.initializers.zeros, (self.inner,))
@@ -61,7 +61,7 @@ class LinearWeights(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> dict[str, Array]:
-        v = self.param("v", nn.initializers.orthogonal(), (self.features, self.features))
+        v = self.param("v", nn.initializers.glorot_normal(), (self.features, self.features))
         return {"v": self.gain * v / spectral_bound(v)}
 
 

@@ -5,6 +5,7 @@ Letters: H [N, D] features, W [K, D] classifier weights; evidence of the very so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from deq_nc.collapse import class_moments, measure, scalars
-from deq_nc.data import Dataset, gather, padded_batches
+from deq_nc.data import Batch, Dataset, gather, padded_batches
 from deq_nc.equilibrium import spectral_radius
 from deq_nc.losses import LOSSES
 from deq_nc.models import Network
@@ -46,8 +47,11 @@ class Measurer:
     def __init__(self, network: Network, dataset: Dataset, train: Corpus, mesh: Mesh) -> None:
         self.experiment, self.dataset, self.mesh = network.experiment, dataset, mesh
         self.train, self.test = train, corpus(dataset, "test", mesh)
+        self._gather = jax.jit(gather_rows, out_shardings=split(mesh))
         self._forward = jax.jit(_make_forward(network), out_shardings=split(mesh))
+        self._summary = jax.jit(summarise)
         self._radius = jax.jit(_make_radius(network)) if self.experiment.arm == "deq" else None
+        self._join = jax.jit(lambda parts: Features(*(jnp.concatenate(leaves) for leaves in zip(*parts))))
         self._collapse = jax.jit(self._measure)
         self._counts = _Confusion(dataset)
 
@@ -56,8 +60,8 @@ class Measurer:
         rows = padded(min(self.experiment.train.eval_batch_size, size), self.mesh)
         index, mask = jax.device_put(padded_batches(size, rows), replicated(self.mesh))
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        parts = [self._forward(variables, corpus, i, m) for i, m in zip(index, mask)]
-        return Features(*(jnp.concatenate(leaves) for leaves in zip(*parts)))
+        parts = [self._forward(variables, self._gather(corpus, i, m), corpus.counts) for i, m in zip(index, mask)]
+        return self._join(parts)
 
     def _measure(self, features: Features, params: Any) -> Any:
         weights, bias = classifier(params)
@@ -74,25 +78,24 @@ class Measurer:
     def line(self, state: TrainState, logs: Logs) -> dict[str, float | None]:
         """The measured part of one history line; a key without meaning for the arm is None."""
         train, test = self.collect(state, self.train), self.collect(state, self.test)
-        collapse = scalars(self._collapse(train, state.params))
+        trained, tested = jax.device_get((self._summary(train), self._summary(test)))
+        collapse = scalars(jax.device_get(self._collapse(train, state.params)))
         logs = jax.device_get(logs)
-        weights, _ = classifier(state.params)
-        norms = jnp.linalg.norm(train.features, axis=1)
         line: dict[str, float | None] = {
-            "train_loss": _mean(train.loss, train.mask),
-            "train_accuracy": _mean(train.correct, train.mask),
-            "test_loss": _mean(test.loss, test.mask),
+            "train_loss": float(trained["loss"]),
+            "train_accuracy": float(trained["accuracy"]),
+            "test_loss": float(tested["loss"]),
             **self._counts.accuracies(test),
             **collapse,
-            "weight_norm": float(jnp.linalg.norm(weights)),
-            "feature_norm": _mean(norms, train.mask),
+            "weight_norm": float(np.linalg.norm(np.asarray(classifier(state.params)[0]))),
+            "feature_norm": float(trained["feature_norm"]),
             "gradient_norm": float(logs.gradient_norm),
         }
         solved = self._radius is not None
         evidence = {
-            "solver_steps": _mean(train.steps, train.mask),
-            "solver_residual": float(jnp.where(train.mask, train.residual, 0).max()),
-            "unconverged": _mean(~train.converged, train.mask),
+            "solver_steps": float(trained["steps"]),
+            "solver_residual": float(trained["residual"]),
+            "unconverged": float(trained["unconverged"]),
             "adjoint_steps": float(logs.adjoint_steps / logs.examples),
             "adjoint_residual": float(logs.adjoint_residual),
             "adjoint_unconverged": float(logs.adjoint_unconverged / logs.examples),
@@ -100,7 +103,7 @@ class Measurer:
         }
         line |= {name: value if solved else None for name, value in evidence.items()}
         line["spectral_radius"] = self._spectral_radius(state) if solved else None
-        return line
+        return {name: None if value is None or math.isnan(value) else value for name, value in line.items()}
 
     def _spectral_radius(self, state: TrainState) -> float:
         rows = padded(min(RADIUS_EXAMPLES, self.train.image.shape[0]), self.mesh)
@@ -115,7 +118,7 @@ class Measurer:
         weights, bias = classifier(state.params)
         classes = self.dataset.num_classes
         moments = class_moments(train.features, train.labels, classes, mask=train.mask)
-        means = np.asarray(moments.mean)
+        means = np.asarray(moments.means)
         kept, tested = np.asarray(train.mask), np.asarray(test.mask)
         return {
             "features_train": np.asarray(train.features)[kept][:5000],
@@ -161,17 +164,33 @@ def classifier(params: Any) -> tuple[Array, Array]:
     return params["classifier"]["kernel"].T, params["classifier"]["bias"]
 
 
-def _mean(values: Array, mask: Array) -> float:
-    return float(jnp.where(mask, values, 0).sum() / mask.sum())
+def gather_rows(corpus: Corpus, index: Array, mask: Array) -> Batch:
+    """Rows of a data set, normalised, not augmented."""
+    return gather(corpus.image, corpus.label, index, mask, corpus.mean, corpus.std)
+
+
+def summarise(part: Features) -> dict[str, Array]:
+    """Means over the unmasked rows; `residual` is the worst."""
+
+    def mean(values: Array) -> Array:
+        return jnp.where(part.mask, values, 0).sum() / part.mask.sum()
+
+    return {
+        "loss": mean(part.loss),
+        "accuracy": mean(part.correct),
+        "feature_norm": mean(jnp.linalg.norm(part.features, axis=1)),
+        "steps": mean(part.steps),
+        "unconverged": mean(~part.converged),
+        "residual": jnp.where(part.mask, part.residual, 0).max(),
+    }
 
 
 def _make_forward(network: Network) -> Callable[..., Features]:
     loss_of = LOSSES[network.experiment.train.loss]
 
-    def forward(variables: Any, corpus: Corpus, index: Array, mask: Array) -> Features:
-        batch = gather(corpus.image, corpus.label, index, mask, corpus.mean, corpus.std)
+    def forward(variables: Any, batch: Batch, counts: Array) -> Features:
         output = network.apply(variables, batch.image, False)
-        zeros = jnp.zeros(index.shape)
+        zeros = jnp.zeros(batch.label.shape)
         stats = output.stats
         return Features(
             output.features,
@@ -179,7 +198,7 @@ def _make_forward(network: Network) -> Callable[..., Features]:
             batch.label,
             batch.mask,
             output.logits.argmax(-1) == batch.label,
-            loss_of(output.logits, batch.label, corpus.counts),
+            loss_of(output.logits, batch.label, counts),
             zeros if stats is None else stats.steps.astype(jnp.float32),
             zeros if stats is None else stats.residual,
             zeros == 0 if stats is None else stats.converged,
@@ -190,7 +209,7 @@ def _make_forward(network: Network) -> Callable[..., Features]:
 
 def _make_radius(network: Network) -> Callable[..., Array]:
     def radius(variables: Any, corpus: Corpus, index: Array, key: Array) -> Array:
-        batch = gather(corpus.image, corpus.label, index, index >= 0, corpus.mean, corpus.std)
+        batch = gather_rows(corpus, index, index >= 0)
         problem = network.apply(variables, batch.image, method=network.problem)
         return spectral_radius(network.f, problem.z, problem.x, problem.theta, key)
 

@@ -49,7 +49,7 @@ class Display:
             self._board.close()
 
     def say(self, text: str) -> None:
-        self.console.print(f"[{self.name}] {text}", markup=False, highlight=False)
+        self.console.print(f"[{self.name}] {text}", markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, step: int) -> None:
         """Training starts (or goes on) at `step`; the ETA counts from here."""

@@ -106,7 +106,7 @@ def make_train_step(
         def total(values: Array) -> Array:
             return jnp.where(batch.mask, values, 0).sum().astype(jnp.float32)
 
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         bad = ~(jnp.isfinite(losses.sum()) & jnp.isfinite(norm))
         stats = output.stats
         implicit = experiment.arm == "deq" and experiment.solver.gradient == "implicit"

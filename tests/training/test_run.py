@@ -1,0 +1,243 @@
+"""Runs from beginning to end: what they write, how they resume, what stops them."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from deq_nc.collapse import measure
+from deq_nc.config import ConfigError
+from deq_nc.training import TrainingError, train
+from deq_nc.training.loop import measured_epochs
+from deq_nc.training.remeasure import remeasure
+
+CONTRACT = (
+    "epoch step seconds train_loss train_accuracy test_loss test_accuracy test_accuracy_majority test_accuracy_minority "
+    "nc1 nc2_means nc2_weights nc3 nc4 solver_steps solver_residual unconverged adjoint_residual"
+).split()
+
+
+def history(folder) -> list[dict]:
+    return [json.loads(line) for line in (Path(folder) / "history.jsonl").read_text().splitlines()]
+
+
+def numbers(folder) -> list[dict]:
+    """The history without clocks."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in history(folder)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny):
+    experiment = dataclasses.replace(tiny, workdir=str(tmp_path_factory.mktemp("finished") / "run"))
+    folder, status = train(experiment, devices=jax.devices()[:1], quiet=True)
+    assert status == "finished"
+    return experiment, folder
+
+
+def test_history_has_the_contract_and_the_evidence(finished):
+    experiment, folder = finished
+    lines = history(folder)
+    assert all(key in line for key in CONTRACT for line in lines)
+    last = lines[-1]
+    assert last["epoch"] == experiment.train.epochs and last["step"] == 4 * 8
+    assert last["train_loss"] < lines[0]["train_loss"]
+    assert last["unconverged"] == 0 and last["adjoint_unconverged"] == 0
+    assert 0 < last["solver_residual"] <= experiment.solver.tol
+    assert 0 < last["adjoint_residual"] <= experiment.solver.adjoint_tol
+    assert 0 < last["spectral_radius"] <= experiment.model.gain + 1e-4
+    assert last["test_accuracy_majority"] is None
+
+
+def test_measured_collapse_is_that_of_the_saved_features(finished):
+    _, folder = finished
+    saved = np.load(folder / "analysis.npz")
+    again = measure(saved["features_train"], saved["labels_train"], saved["weights"], saved["bias"], num_classes=4)
+    last = history(folder)[-1]
+    for name in ("nc1", "nc2_means", "nc3", "nc4"):
+        np.testing.assert_allclose(last[name], float(getattr(again, name)), rtol=1e-4, atol=1e-6)
+    accuracy = (saved["features_test"] @ saved["weights"].T + saved["bias"]).argmax(1) == saved["labels_test"]
+    np.testing.assert_allclose(last["test_accuracy"], accuracy.mean(), atol=1e-6)
+
+
+def test_a_finished_run_does_nothing(finished):
+    experiment, folder = finished
+    before = (folder / "history.jsonl").stat().st_mtime_ns
+    assert train(experiment, quiet=True)[1] == "already finished"
+    assert (folder / "history.jsonl").stat().st_mtime_ns == before
+
+
+def test_remeasure_repeats_the_last_line(finished):
+    _, folder = finished
+    last, again = history(folder)[-1], remeasure(folder)
+    assert again["epoch"] == last["epoch"]
+    for name in ("train_loss", "nc1", "nc3", "test_accuracy"):
+        np.testing.assert_allclose(again[name], last[name], rtol=1e-4)
+
+
+def test_another_configuration_is_refused_by_field(finished):
+    experiment, _ = finished
+    other = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, gain=0.5))
+    with pytest.raises(ConfigError, match=r"model.gain: 0.8 in the folder, 0.5 asked"):
+        train(other, quiet=True)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_more_devices_give_the_same_run(finished, in_folder, devices):
+    _, folder = finished
+    other, _ = train(in_folder(), devices=jax.devices()[:devices], quiet=True)
+    for one, many in zip(numbers(folder), numbers(other), strict=True):
+        for key in ("train_loss", "nc1", "nc2_means", "nc3", "feature_norm"):
+            np.testing.assert_allclose(many[key], one[key], rtol=2e-3, err_msg=key)
+
+
+def test_a_batch_that_devices_do_not_divide_is_padded_and_masked(finished, in_folder):
+    experiment, _ = finished
+    runs = []
+    for devices in (1, 8):
+        small = in_folder(f"d{devices}", train__batch_size=60, train__epochs=1)
+        runs.append(numbers(train(small, devices=jax.devices()[:devices], quiet=True)[0])[-1])
+    for key in ("train_loss", "nc1", "feature_norm"):
+        np.testing.assert_allclose(runs[1][key], runs[0][key], rtol=2e-3, err_msg=key)
+
+
+def test_one_trace_per_step_function(finished, in_folder, monkeypatch):
+    from deq_nc.training import loop
+
+    made = []
+    make = loop.make_train_step
+
+    def spy(*args):
+        made.append(make(*args))
+        return made[-1]
+
+    monkeypatch.setattr(loop, "make_train_step", spy)
+    train(in_folder(train__epochs=2), devices=jax.devices()[:1], quiet=True)
+    assert [step._cache_size() for step in made] == [1]
+
+
+def test_corrupt_checkpoint_falls_back_and_says_so(finished, in_folder, capsys):
+    _, folder = finished
+    experiment = in_folder()
+    path = Path(experiment.workdir)
+    monkey = dataclasses.replace(experiment)
+    _run_until(monkey, epoch=3)
+    newest = max((path / "checkpoints").iterdir(), key=lambda p: int(p.name) if p.name.isdigit() else -1)
+    for file in newest.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"garbage")
+    train(experiment, devices=jax.devices()[:1])
+    assert "cannot be read" in capsys.readouterr().out
+    assert numbers(path) == numbers(folder)
+
+
+def _run_until(experiment, epoch):
+    """Stop the run as SIGTERM would, after `epoch` epochs."""
+    from deq_nc.training import loop
+
+    original = loop._epoch
+
+    def stopping(step, order, state, train_set, steps, display, stop):
+        result = original(step, order, state, train_set, steps, display, stop)
+        stop.is_set = int(result[0].step) // steps >= epoch
+        return result
+
+    loop._epoch = stopping
+    try:
+        assert train(experiment, devices=jax.devices()[:1], quiet=True)[1] == "stopped"
+    finally:
+        loop._epoch = original
+
+
+def test_checkpoints_restore_onto_another_mesh(finished, in_folder):
+    _, folder = finished
+    experiment = in_folder()
+    _run_until(experiment, epoch=2)
+    other, status = train(experiment, devices=jax.devices()[:4], quiet=True)
+    assert status == "finished"
+    for one, many in zip(numbers(folder), numbers(other), strict=True):
+        np.testing.assert_allclose(many["train_loss"], one["train_loss"], rtol=2e-3)
+
+
+COMMAND = """
+import sys, time
+import jax
+from deq_nc.config import Experiment
+from deq_nc.training import loop, train
+original = loop._epoch
+def slow(*args):
+    time.sleep(0.25)  # room for a signal between epochs
+    return original(*args)
+loop._epoch = slow
+print(train(Experiment.from_json(open(sys.argv[1]).read()), devices=jax.devices()[:1])[1], flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_runs_resume_to_the_same_history(in_folder, tmp_path, number):
+    """Bitwise, line for line; the reference run was never interrupted."""
+    experiment = in_folder(train__epochs=12, train__measurements=12)
+    whole = in_folder("whole", train__epochs=12, train__measurements=12)
+    train(whole, devices=jax.devices()[:1], quiet=True)
+    (tmp_path / "experiment.json").write_text(experiment.to_json())
+    command = [sys.executable, "-W", "ignore", "-c", COMMAND, str(tmp_path / "experiment.json")]
+    path = Path(experiment.workdir)
+
+    def start():
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    process = start()
+    deadline = time.monotonic() + 120
+    while not ((path / "history.jsonl").exists() and len(history_so_far(path)) >= 4):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL), out
+    assert not (path / "summary.json").exists()
+    out, _ = start().communicate(timeout=120)
+    assert "goes on at step" in out and out.strip().endswith("finished")
+    assert numbers(path) == numbers(whole.workdir)
+
+
+def history_so_far(path):
+    return [line for line in (path / "history.jsonl").read_text().splitlines() if line.endswith("}")]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(in_folder, monkeypatch):
+    import jax.numpy as jnp
+
+    from deq_nc.losses import LOSSES
+
+    experiment = in_folder(train__learning_rate=1e30, train__loss="mse")
+    with pytest.raises(TrainingError, match=r"not finite at step \d+ \(epoch 1\)"):
+        train(experiment, devices=jax.devices()[:1], quiet=True)
+    assert not (Path(experiment.workdir) / "summary.json").exists()
+    assert jnp.isfinite(LOSSES["mse"](jnp.ones((2, 3)), jnp.zeros(2, int), jnp.ones(3))).all()
+
+
+def test_measured_epochs_are_denser_early_and_include_the_last():
+    epochs = sorted(measured_epochs(200, 25))
+    assert epochs[0] == 1 and epochs[-1] == 200 and len(epochs) <= 25
+    gaps = np.diff(epochs)
+    assert gaps[0] == 1 and gaps[-1] == gaps.max() and gaps.max() > 20
+    assert measured_epochs(1, 5) == {1}
+
+
+def test_imbalanced_run_reports_blocks(in_folder):
+    experiment = in_folder(data__imbalance="step", train__epochs=2, arm="explicit")
+    experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, majority=2, ratio=4))
+    folder, _ = train(experiment, devices=jax.devices()[:1], quiet=True)
+    last = history(folder)[-1]
+    assert last["test_accuracy_majority"] is not None and last["test_accuracy_minority"] is not None
+    assert np.isclose((last["test_accuracy_majority"] + last["test_accuracy_minority"]) / 2, last["test_accuracy"])
+    assert last["cosine_minority_means"] is not None
+    assert last["solver_steps"] is None and last["adjoint_residual"] is None
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["train_counts"] == [128, 128, 32, 32] and summary["majority"] == [True, True, False, False]
