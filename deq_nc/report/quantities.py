@@ -25,6 +25,7 @@ class Quantity:
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
+# fmt: off
 _KNOWN = (
     Quantity("epoch", "epochs", digits=".0f", hint="last measured epoch"),
     Quantity("terminal_epoch", "terminal epoch", digits=".0f", hint="first measured epoch with train error 0"),
@@ -44,54 +45,32 @@ _KNOWN = (
     Quantity("equinorm_means", "norm variation, means", zero=True, hint="std / mean over classes"),
     Quantity("equinorm_weights", "norm variation, weights", zero=True, hint="std / mean over classes"),
     Quantity("solver_steps", "solver steps", digits=".1f", zero=True, hint="mean over examples"),
-    Quantity(
-        "solver_residual",
-        "solver residual",
-        "relative",
-        digits=".1e",
-        log=True,
-        hint="worst example, ‖f(z) − z‖ / ‖f(z)‖",
-    ),
-    Quantity(
-        "unconverged", "unconverged", "fraction", digits=".2g", zero=True, hint="share of examples above the tolerance"
-    ),
-    Quantity(
-        "unconverged_worst",
-        "unconverged, worst epoch",
-        "fraction",
-        digits=".2g",
-        hint="largest share at any measured epoch",
-    ),
-    Quantity(
-        "adjoint_steps", "adjoint steps", digits=".1f", zero=True, hint="of the backward solve, mean over examples"
-    ),
-    Quantity(
-        "adjoint_residual",
-        "adjoint residual",
-        "relative",
-        digits=".1e",
-        log=True,
-        hint="worst example of the backward solve",
-    ),
-    Quantity(
-        "adjoint_unconverged", "adjoint unconverged", "fraction", digits=".2g", zero=True, hint="in training steps"
-    ),
-    Quantity(
-        "adjoint_escalated", "adjoint escalated", "fraction", digits=".2g", zero=True, hint="solved again by GMRES"
-    ),
+    Quantity("solver_residual", "solver residual", "relative",
+             digits=".1e", log=True, hint="worst example, ‖f(z) − z‖ / ‖f(z)‖"),
+    Quantity("unconverged", "unconverged", "fraction",
+             digits=".2g", zero=True, hint="share of examples above the tolerance"),
+    Quantity("unconverged_worst", "unconverged, worst epoch", "fraction",
+             digits=".2g", hint="largest share at any measured epoch"),
+    Quantity("adjoint_steps", "adjoint steps",
+             digits=".1f", zero=True, hint="of the backward solve, mean over examples"),
+    Quantity("adjoint_residual", "adjoint residual", "relative",
+             digits=".1e", log=True, hint="worst example of the backward solve"),
+    Quantity("adjoint_unconverged", "adjoint unconverged", "fraction",
+             digits=".2g", zero=True, hint="in training steps"),
+    Quantity("adjoint_escalated", "adjoint escalated", "fraction",
+             digits=".2g", zero=True, hint="solved again by GMRES"),
     Quantity("spectral_radius", "spectral radius at z*", hint="of ∂f/∂z; below 1, iteration converges"),
-    Quantity("cosine_majority_means", "cosine of means, majority", hint="mean over pairs of majority classes"),
+    Quantity("cosine_majority_means", "cosine of means, majority", hint="pairs of majority classes"),
     Quantity("cosine_cross_means", "cosine of means, cross", hint="a majority and a minority class"),
-    Quantity("cosine_minority_means", "cosine of means, minority", hint="mean over pairs of minority classes"),
+    Quantity("cosine_minority_means", "cosine of means, minority", hint="pairs of minority classes"),
     Quantity("max_cosine_minority_means", "largest cosine, minority means", hint="the two closest minority classes"),
     Quantity("norm_majority_means", "norm of means, majority", hint="mean over majority classes"),
     Quantity("norm_minority_means", "norm of means, minority", hint="mean over minority classes"),
-    Quantity("cosine_majority_weights", "cosine of weights, majority", hint="mean over pairs of majority classes"),
+    Quantity("cosine_majority_weights", "cosine of weights, majority", hint="pairs of majority classes"),
     Quantity("cosine_cross_weights", "cosine of weights, cross", hint="a majority and a minority class"),
-    Quantity("cosine_minority_weights", "cosine of weights, minority", hint="mean over pairs of minority classes"),
-    Quantity(
-        "max_cosine_minority_weights", "largest cosine, minority weights", hint="the two closest minority classes"
-    ),
+    Quantity("cosine_minority_weights", "cosine of weights, minority", hint="pairs of minority classes"),
+    Quantity("max_cosine_minority_weights", "largest cosine, minority weights",
+             hint="the two closest minority classes"),
     Quantity("norm_majority_weights", "norm of weights, majority", hint="mean over majority classes"),
     Quantity("norm_minority_weights", "norm of weights, minority", hint="mean over minority classes"),
     Quantity("nc1_majority", "NC1, majority", log=True, hint="spread within majority classes"),
@@ -103,9 +82,10 @@ _KNOWN = (
     Quantity("weight_norm", "classifier norm", hint="‖W‖, Frobenius"),
     Quantity("parameters", "parameters", digits=",.0f", hint="of the whole model"),
     Quantity("parameters_arm", "parameters of the arm", digits=",.0f", hint="between encoder and classifier"),
-    Quantity("step_seconds", "time per step", "s", digits="#.3g", hint="median training step"),
-    Quantity("seconds", "time", "s", digits="#.3g", hint="whole run"),
+    Quantity("step_seconds", "time per step", "s", hint="median training step"),
+    Quantity("seconds", "time", "s", hint="whole run"),
 )
+# fmt: on
 KNOWN = {quantity.key: quantity for quantity in _KNOWN}
 
 HEADLINE = (
