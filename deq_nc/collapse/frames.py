@@ -39,7 +39,8 @@ def mean_where(x: Array, where: Array) -> Array:
 
 def _std_where(x: Array, where: Array) -> Array:
     away = jnp.where(where, x - mean_where(x, where), 0)
-    return safe_norm(away) / jnp.sqrt(jnp.maximum(jnp.sum(where), 1).astype(x.dtype))
+    total = jnp.sum(where)
+    return jnp.where(total > 0, safe_norm(away) / jnp.sqrt(jnp.maximum(total, 1).astype(x.dtype)), jnp.nan)
 
 
 def frame(vectors: Float[Array, "K D"], present: Bool[Array, " K"]) -> Frame:

@@ -19,7 +19,8 @@ def sum_rows(f: Callable[..., Any], features: Array, *columns: Array) -> Any:
     are summed where they lie and meet in one reduction at the end. Any N. Reverse mode recomputes inside f.
     """
     n, d = features.shape
-    lanes = jax.device_count() if n % jax.device_count() == 0 else 1
+    inside_shard_map = bool(jax.sharding.get_abstract_mesh().manual_axes)
+    lanes = 1 if inside_shard_map or n % jax.device_count() else jax.device_count()
     per_lane = n // lanes
     block = max(128, BLOCK // d)
     whole = per_lane // block
