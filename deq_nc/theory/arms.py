@@ -62,19 +62,22 @@ def budget_spent(arm: str, singular_values: Any, gain: float) -> float:
     if arm == "explicit":
         require(gain > 0, "gain", "a number in (0, 1) for the explicit arm", gain, "V = 0 maps everything to 0.")
         return float(np.sum(sig ** (2 / 3)) ** 1.5 / gain)
-    # Stationary: sig_i = 2 mu v_i (1 + v_i)^2, monotone in v_i; bisect log mu until ||v|| = g.
-    lo, hi = -60.0, 60.0
-    for _ in range(200):
-        mid = (lo + hi) / 2
-        v = _cubic_root(sig / (2 * math.exp(mid) * max(sig.max(initial=0.0), 1e-300) ** -1))
-        lo, hi = (mid, hi) if np.linalg.norm(v) > gain else (lo, mid)
+    # Stationary on the sphere: sig_i = mu v_i (1 + v_i)^2, so v_i falls with mu; bisect log mu until ||v|| = g.
+    if gain == 0 or not sig.any():
+        return float(sig.sum())
+    top = sig.max()
+    lo, hi = -5.0, 60.0  # v_i <= 1 gives mu >= top / 4; mu = e^60 top gives v below 1e-25
+    for _ in range(80):
+        middle = (lo + hi) / 2
+        v = _cubic_root(sig / (top * math.exp(middle)))
+        lo, hi = (middle, hi) if np.linalg.norm(v) > gain else (lo, middle)
     return float(np.sum(sig / (1 + v)))
 
 
 def _cubic_root(y: np.ndarray) -> np.ndarray:
-    """v >= 0 with v (1 + v)^2 = y, by Newton from above (convex, so monotone)."""
-    v = np.maximum(y ** (1 / 3), 0.0)
-    for _ in range(100):
+    """v >= 0 with v (1 + v)^2 = y: Newton from min(y, y^(1/3)), above the root of a convex increasing function."""
+    v = np.minimum(y, np.cbrt(y))
+    for _ in range(20):
         v = v - (v * (1 + v) ** 2 - y) / ((1 + v) * (1 + 3 * v))
     return v
 

@@ -61,12 +61,14 @@ def _descend(x0, n, scale, gain, decays, *, arm, kind, aligned, dim, max_steps):
     pi = n / jnp.sum(n)
     l_w, l_h, l_v = decays
 
+    # Under decay H is H0 diag(sqrt(n)), whose decay is lH ||H||_F^2: as well conditioned as W is.
+    root = jnp.sqrt(n)[None, :] if kind == "decay" else jnp.ones((1, k))
+
     def f(x):
-        ce = pi @ cross_entropies(x["W"] @ _effective(arm, x["V"], x["H"]))
+        ce = pi @ cross_entropies(x["W"] @ _effective(arm, x["V"], x["H"] / root))
         if kind != "decay":
             return ce
-        features = jnp.sum(n[None, :] * x["H"] ** 2)
-        return ce + 0.5 * (l_w * jnp.sum(x["W"] ** 2) + l_h * features + l_v * jnp.sum(x["V"] ** 2))
+        return ce + 0.5 * sum(l * jnp.sum(x[name] ** 2) for l, name in ((l_w, "W"), (l_h, "H"), (l_v, "V")))
 
     def project(x):
         V = jnp.maximum(x["V"], 0.0) if aligned else x["V"]
@@ -80,15 +82,23 @@ def _descend(x0, n, scale, gain, decays, *, arm, kind, aligned, dim, max_steps):
         return {"W": onto_ball(x["W"], radius), "V": V, "H": onto_ball(x["H"], radius)}
 
     x, value, _ = projected_descent(f, project, x0, max_steps)
-    return value, x
+    return value, x | {"H": x["H"] / root}
 
 
 def starts(k: int, dim: int, seeds: int, gain: float, aligned: bool) -> dict[str, np.ndarray]:
-    """Gaussian W, V, H0 [seeds, ...], a start a seed; start i is the same whatever the number of seeds."""
-    rngs = [np.random.default_rng(seed) for seed in range(seeds)]
-    V = {True: lambda r: gain * np.abs(r.normal(size=dim)), False: lambda r: gain * r.normal(size=(dim, dim))}[aligned]
-    starts = [{"W": r.normal(size=(k, dim)), "V": V(r), "H": r.normal(size=(dim, k))} for r in rngs]
-    return jax.tree.map(lambda *a: np.stack(a), *starts)
+    """W, V, H0 [seeds, ...]; start i is the same whatever the number of seeds.
+
+    Gaussian, except that a diagonal V starts at its bound for every other seed: under decay the basins differ by which
+    of its entries are at the bound, and all of them often is the deepest and rarely found by chance.
+    """
+    out: dict[str, list[np.ndarray]] = {"W": [], "V": [], "H": []}
+    for seed in range(seeds):
+        r = np.random.default_rng(seed)
+        out["W"].append(r.normal(size=(k, dim)))
+        out["H"].append(r.normal(size=(dim, k)))
+        V = gain * r.normal(size=dim if aligned else (dim, dim))
+        out["V"].append(np.abs(V) if aligned and seed % 2 else np.full(dim, gain) if aligned else V)
+    return {name: np.stack(a) for name, a in out.items()}
 
 
 @functools.cache
