@@ -66,7 +66,8 @@ def _set_limits(axes: Axes, curves: Sequence[Curve], also: Sequence[float], log:
         low, high = min(low, 0.0), max(high, 0.01)
     if log:
         low, high = np.log10(low), np.log10(high)
-    margin = max(0.06 * (high - low), 0.15 if log else 0.01 * abs(high) + 1e-12)
+    least = (1.0 - (high - low)) / 2 if log else 0.01 * abs(high) + 1e-12  # a decade at least
+    margin = max(0.06 * (high - low), least)
     low, high = low - margin, high + margin
     axes.set_ylim(*((10.0**low, 10.0**high) if log else (low, high)))
 
@@ -145,7 +146,7 @@ def curve_pictures(runs: Sequence[Run], num_classes: int | None) -> list[Picture
         ),
         (
             "collapse", "Neural collapse on the training set",
-            f"Every panel falls to 0 under full collapse; NC1 and CDNV are on log axes. {marked}{seeds}",
+            f"Every panel falls to 0 under full collapse of balanced classes; NC1 and CDNV are on log axes. {marked}{seeds}",
             panels(runs, "nc1 nc2_means nc2_weights nc3 nc4 cdnv".split()),
         ),
         (
