@@ -146,7 +146,8 @@ def curve_pictures(runs: Sequence[Run], num_classes: int | None) -> list[Picture
         ),
         (
             "collapse", "Neural collapse on the training set",
-            f"Every panel falls to 0 under full collapse of balanced classes; NC1 and CDNV are on log axes. {marked}{seeds}",
+            "Every panel falls to 0 under full collapse of balanced classes; NC1 and CDNV are on log axes. "
+            f"{marked}{seeds}",
             panels(runs, "nc1 nc2_means nc2_weights nc3 nc4 cdnv".split()),
         ),
         (
