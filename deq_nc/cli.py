@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE.format(recipes=", ".join(recipes())))
         return 0 if arguments else 2
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("deq_nc").setLevel(logging.INFO)
     name, *rest = arguments
     if name not in COMMANDS:
         return _fail(f"unknown command {name!r}. Known: {', '.join(COMMANDS)}.")

@@ -1,0 +1,61 @@
+"""Imports point one way, and each library stays in its folder."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "deq_nc"
+ALLOWED = {
+    "config": set(),
+    "collapse": set(),
+    "theory": set(),
+    "losses": set(),
+    "equilibrium": {"config"},
+    "data": {"config"},
+    "models": {"equilibrium", "config"},
+    "training": {"models", "data", "collapse", "losses", "equilibrium", "config"},
+    "report": {"collapse", "theory", "config"},
+}
+HOMES = {"jaxopt": {"equilibrium"}, "flax": {"models"}, "orbax": {"training"}, "tensorflow_datasets": {"data"}}
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of every import in a file, those inside functions too; relative ones are made absolute."""
+    package = ("deq_nc", *path.relative_to(ROOT).with_suffix("").parts[:-1])
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            names.add(".".join([*base, *([node.module] if node.module else [])]))
+    return names
+
+
+def part(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    own, names = part(path), imported(path)
+    ours = {name.split(".")[1] for name in names if name.startswith("deq_nc.")} - {own}
+    if own not in ("cli", "__main__", "__init__"):
+        assert ours <= ALLOWED[own], f"{own} may import {ALLOWED[own]}"
+        assert not any(name.split(".")[0] == "experiments" for name in names)
+    for library, homes in HOMES.items():
+        if any(name.split(".")[0] == library for name in names):
+            assert own in homes, f"{library} belongs to {homes}"
+
+
+def test_the_required_packages_are_used():
+    used = {name.split(".")[0] for path in FILES for name in imported(path)}
+    assert {"jax", "flax", "optax", "jaxopt", "tensorflow_datasets", "orbax"} <= used
+
+
+def test_config_does_not_import_jax():
+    assert not any(name.split(".")[0] == "jax" for name in imported(ROOT / "config.py"))
