@@ -1,0 +1,81 @@
+"""Collapse along iterates and layers, and of a saved file, equals collapse one by one."""
+
+import numpy as np
+import pytest
+
+from deq_nc.collapse import measure, measure_layers, measure_npz, measure_trajectory, scalars
+
+N, D, K = 60, 8, 3
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    y = np.arange(N) % K
+    h = rng.standard_normal((K, D))[y] + rng.standard_normal((N, D))
+    return h.astype(np.float32), y, rng.standard_normal((K, D)).astype(np.float32)
+
+
+def test_trajectory_of_a_linear_solver(data):
+    """z_t = (I + V + ... + V^t) h: every entry is measure of that iterate, a diverged one is NaN alone."""
+    h, y, w = data
+    v = 0.1 * np.random.default_rng(1).standard_normal((D, D)).astype(np.float32)
+    z, path = h, []
+    for _ in range(4):
+        path.append(z)
+        z = h + z @ v.T
+    path.append(np.full_like(h, np.inf))
+    got = measure_trajectory(np.stack(path), y, w, num_classes=K, majority=np.arange(K) < 1)
+    assert got.nc1.shape == (5,) and got.gram_means.shape == (5, K, K) and got.blocks_means.norm_majority.shape == (5,)
+    assert np.isnan(got.nc1[4])
+    for t in range(4):
+        one = measure(path[t], y, w, num_classes=K)
+        for name in ("nc1", "nc2_means", "nc3", "nc4", "cdnv"):
+            assert float(getattr(got, name)[t]) == pytest.approx(float(getattr(one, name)), rel=1e-5), name
+    with pytest.raises(ValueError, match=r"\[T, N, D\]"):
+        measure_trajectory(h, y, w, num_classes=K)
+
+
+def test_layers(data):
+    h, y, w = data
+    got = measure_layers({"H0": h.reshape(N, 2, 4), "z": h}, y, {"z": w}, num_classes=K)
+    assert list(got) == ["H0", "z"]
+    assert np.isnan(got["H0"].nc3) and float(got["H0"].nc1) == float(got["z"].nc1)
+    assert float(got["z"].nc3) == float(measure(h, y, w, num_classes=K).nc3)
+
+
+def test_npz(data, tmp_path):
+    h, y, w = data
+    path = tmp_path / "features.npz"
+    more = dict(bias=np.ones(K, np.float32), majority=np.arange(K) < 1, mask=np.arange(N) < 50)
+    np.savez(path, features=h, labels=y, weights=w, **more)
+    want = measure(h, y, w, num_classes=K, **more)
+    assert scalars(measure_npz(path)) == pytest.approx(scalars(want), nan_ok=True)
+
+
+def test_npz_refusals(data, tmp_path):
+    h, y, w = data
+    path = tmp_path / "f.npz"
+    with pytest.raises(FileNotFoundError, match="numpy.savez"):
+        measure_npz(path)
+    np.savez(path, features=h, y=y)
+    with pytest.raises(ValueError, match=r"missing labels \[N\], weights \[K, D\]; found features, y"):
+        measure_npz(path)
+    np.savez(path, features=h, labels=np.array(list(y), object), weights=w)
+    with pytest.raises(ValueError, match="labels would need pickle.*refused"):
+        measure_npz(path)
+    np.savez(path, features=h, labels=y, weights=w[0])
+    with pytest.raises(ValueError, match=r"weights: expected shape \[K, D\]"):
+        measure_npz(path)
+    for content in (b"", b"not an archive", b"PK\x03\x04 broken"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="f.npz"):
+            measure_npz(path)
+    np.savez_compressed(path, features=h, labels=y, weights=w)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200] + b"damaged" + whole[207:])
+    with pytest.raises(ValueError, match="features is damaged"):
+        measure_npz(path)
+    np.save(tmp_path / "a.npy", h)
+    with pytest.raises(ValueError, match="single array"):
+        measure_npz(tmp_path / "a.npy")
