@@ -68,16 +68,21 @@ def bridge(
     counts: object,
     *,
     arm: str,
+    bias: np.ndarray | None = None,
     amplification: float | None = None,
     train_loss: float | None = None,
 ) -> Bridge:
     """Measured beside predicted geometry of a run.
 
-    s = sqrt(||Wc||_F^2 / K * (feature_norm - ||mu_G||^2)), Wc = W - its mean row (which no softmax sees). weights
-    [K,D]; means [K,D], as measured or already centred; feature_norm: mean over classes of the mean squared norm of
-    their features, about the same origin as `means`; counts [K] training samples; arm: explicit, residual, deq, or
-    unrolled; amplification: of the arm at its features, if measured. Raises ValueError for shapes that disagree,
-    non-finite entries, counts <= 0, an unknown arm, and a run whose W or centred features are zero.
+    s = sqrt(||Wc||_F^2 / K * mean ||h - o||^2), Wc = W - its mean row, which no softmax sees. The origin o is where the
+    model without a bias has its own: o = (I - Wc^+ Wc) mu_G - Wc^+ bias, so that logits = Wc (h - o) up to a constant;
+    a common offset that Wc does not read is not counted as budget. At the exact optimum s is recovered exactly.
+
+    weights [K,D]; means [K,D]; feature_norm: mean over classes of the mean squared norm of their features, about the
+    same origin as `means` (both may be centred already, then without `bias`); counts [K] training samples; arm:
+    explicit, residual, deq, or unrolled; bias [K] of the classifier; amplification of the arm at its features, if
+    measured. Raises ValueError for shapes that disagree, non-finite entries, counts <= 0, an unknown arm, and a run
+    whose W or features are zero.
     """
     n = require_counts(counts)
     W, M = np.asarray(weights, dtype=np.float64), np.asarray(means, dtype=np.float64)
@@ -91,12 +96,19 @@ def bridge(
     if amplification is not None:
         require(0 < amplification < math.inf, "amplification", "a finite number > 0", amplification, "Pass ||A||_2.")
     k = n.size
-    Wc, Mc = W - W.mean(axis=0), M - M.mean(axis=0)
-    e_w = float(np.sum(Wc**2)) / k
-    e_h = float(feature_norm) - float(np.sum(M.mean(axis=0) ** 2))
-    least = float(np.sum(Mc**2)) / k
+    mean = M.mean(axis=0)
+    Wc, Mc = W - W.mean(axis=0), M - mean
+    least = float(np.sum(M**2)) / k
     do = "It is mean_k mean_{i in k} ||h_i||^2 about the origin of `means`, so at least mean_k ||mu_k||^2."
-    require(e_h >= least * (1 - 1e-4), "feature_norm", f">= {least + feature_norm - e_h:.6g}", feature_norm, do)
+    require(feature_norm >= least * (1 - 1e-4), "feature_norm", f"a number >= {least:.6g}", feature_norm, do)
+    inverse = np.linalg.pinv(Wc, rcond=1e-3)  # a bias along a direction that W has all but lost moves no origin
+    origin = mean - inverse @ (Wc @ mean)
+    if bias is not None:
+        b = np.asarray(bias, dtype=np.float64)
+        require(b.shape == (k,), "bias", f"shape [K={k}]", b.shape, "Pass the classifier's bias, or None.")
+        origin = origin - inverse @ (b - b.mean())
+    e_w = float(np.sum(Wc**2)) / k
+    e_h = float(feature_norm) - 2 * float(origin @ mean) + float(origin @ origin)
     require(e_w > 0 and e_h > 0, "weights, feature_norm", "non-zero after centring", (e_w, e_h), "Nothing was learnt.")
     s = math.sqrt(e_w * e_h)
     big = n > n.min() if n.max() > n.min() else np.ones(k, dtype=bool)

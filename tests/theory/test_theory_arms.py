@@ -178,9 +178,7 @@ def test_phase_maps_equal_the_points_they_are_made_of():
         assert maps["nc2_means"][i, j] == pytest.approx(nc2(Mc @ Mc.T), abs=1e-7)
         assert maps["nc3"][i, j] == pytest.approx(nc3(W, M), abs=1e-7)
     curves = cosine_curves(5, 5, np.array([10.0, 100.0]), S5, 0.5)
-    assert math.isnan(
-        curves["explicit"][0]
-    )  # s = sqrt(5)/2 is below the vanishing scale: no minority classifier is left
+    assert math.isnan(curves["explicit"][0])  # s = sqrt(5)/2 is below the vanishing scale: W_B = 0
     assert curves["deq"][1] < curves["residual"][1]
     R0 = threshold_map("deq", 5, 5, np.array([0.5]), np.array([S5]))
     assert R0[0, 0] == pytest.approx(math.log10(1290.536884150), abs=1e-11)
