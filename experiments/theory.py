@@ -59,10 +59,19 @@ def main(arguments: list[str] | None = None) -> None:
     versions = {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__}
     text.append("\n## Made with\n\n" + ", ".join(f"{k} {v}" for k, v in versions.items()) + ", CPU, float64.")
     (out / "tables.md").write_text("\n".join(text) + "\n")
-    (out / "numbers.json").write_text(json.dumps(numbers | {"versions": versions}, indent=1) + "\n")
+    (out / "numbers.json").write_text(json.dumps(_finite(numbers | {"versions": versions}), indent=1) + "\n")
     print(
         f"{time.perf_counter() - start:.1f} s. {out}/tables.md, numbers.json and {len(list(out.glob('*.png')))} figures"
     )
+
+
+def _finite(x):
+    """NaN as null: JSON has no NaN."""
+    if isinstance(x, dict):
+        return {key: _finite(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [_finite(value) for value in x]
+    return None if isinstance(x, float) and np.isnan(x) else x
 
 
 def table(head: list[str], rows: list[list[object]]) -> list[str]:
