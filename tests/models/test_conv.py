@@ -15,10 +15,11 @@ def plain(x, kernel):
 
 
 @pytest.mark.parametrize("window", [(3, 3), (1, 1), (2, 3), (5, 4)])
-def test_conv_and_its_gradients_are_those_of_lax(window):
+@pytest.mark.parametrize("size", [(6, 5), (6, 4)])  # an odd grid is convolved directly, an even one by tiles
+def test_conv_and_its_gradients_are_those_of_lax(window, size):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
-        x, kernel, g = (rng.standard_normal(s) for s in ((2, 6, 5, 3), (*window, 3, 4), (2, 6, 5, 4)))
+        x, kernel, g = (rng.standard_normal(s) for s in ((2, *size, 3), (*window, 3, 4), (2, *size, 4)))
         y, vjp = jax.vjp(conv, x, kernel)
         y_ref, vjp_ref = jax.vjp(plain, x, kernel)
         np.testing.assert_allclose(y, y_ref, atol=1e-12)
@@ -29,7 +30,7 @@ def test_conv_and_its_gradients_are_those_of_lax(window):
 def test_conv_second_derivative():
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
-        x, kernel = rng.standard_normal((1, 3, 3, 2)), rng.standard_normal((3, 3, 2, 2))
+        x, kernel = rng.standard_normal((1, 4, 4, 2)), rng.standard_normal((3, 3, 2, 2))
 
         def penalty(conv):
             def loss(k):
@@ -87,3 +88,12 @@ def test_normalised_weights_have_norm_at_most_one_and_a_right_gradient():
 def test_a_zero_matrix_has_a_finite_bound_and_gradient():
     bound, gradient = jax.value_and_grad(spectral_bound)(jnp.zeros((3, 3)))
     assert bound < 1e-15 and np.isfinite(gradient).all()
+
+
+def test_rounding_of_the_tiled_convolution_is_a_few_units_in_the_last_place():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((4, 8, 8, 48)), rng.standard_normal((3, 3, 48, 64)) / np.sqrt(9 * 48)
+    with jax.enable_x64(True):
+        exact = np.asarray(plain(x, kernel))
+    came = conv(x.astype(np.float32), kernel.astype(np.float32))
+    assert np.abs(came - exact).max() < 10 * np.finfo(np.float32).eps * np.abs(exact).max()

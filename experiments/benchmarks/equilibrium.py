@@ -1,0 +1,300 @@
+"""Value-and-gradient time of equilibrium layers side by side, in one process, at equal gradient quality.
+
+    python -m experiments.benchmarks.equilibrium [--cells conv48 conv128 dense256] [--rounds 7] [--out FOLDER]
+
+Each system solves the same cell with the same weights and input, and each is given its fastest setting whose gradient
+(of parameters and input together) is within 2 % of its own converged gradient. The chosen settings are then timed round
+by round, one after another, and what is reported is the median over rounds of the ratio to ours: a busy machine slows a
+round, not a system. The floor is forward evaluations x cell + adjoint products x vjp + one parameter vjp, each measured
+inside a loop of the same kind. torchdeq is compared where it is installed (extra `bench`), on CPU or on CUDA where both
+jax and torch see a GPU. Cost: about ten minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import pathlib
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deq_nc.equilibrium import EquilibriumConfig, adjoint_probe, equilibrium, spectral_radius
+from deq_nc.models.conv import conv
+
+try:
+    import torch
+    import torchdeq
+except ImportError:
+    torch = torchdeq = None
+
+RADIUS = 0.8  # spectral radius of the mean Jacobian at the equilibrium, see `problem`
+CELLS = {"conv48": ("conv", 48, 64, 32), "conv128": ("conv", 128, 128, 64), "dense256": ("dense", 256, 256, 256)}
+QUALITY = 0.02
+FORWARD, BACKWARD = (1e-3, 5e-4, 3e-4, 2e-4, 1e-4), (1e-2, 3e-3, 1e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One cell f = x + V relu(U z + b), as numpy arrays and as a JAX function; w is the cotangent of z*."""
+
+    name: str
+    kind: str
+    theta: dict[str, np.ndarray]
+    x: np.ndarray
+    w: np.ndarray
+
+    def f(self, z, x, theta):
+        if self.kind == "dense":
+            return x + jax.nn.relu(z @ theta["u"] + theta["b"][None]) @ theta["v"]
+        return x + conv(jax.nn.relu(conv(z, theta["u"]) + theta["b"][None, None, None]), theta["v"])
+
+
+def problem(name: str) -> Problem:
+    """Random weights, scaled until the largest spectral radius at the equilibria of the batch is RADIUS."""
+    kind, features, inner, batch = CELLS[name]
+    rng = np.random.default_rng(0)
+    window = () if kind == "dense" else (3, 3)
+    fan = 1 if kind == "dense" else 9
+    state = (batch, features) if kind == "dense" else (batch, 8, 8, features)
+    theta = {
+        "u": rng.standard_normal((*window, features, inner)) / np.sqrt(fan * features),
+        "v": rng.standard_normal((*window, inner, features)) / np.sqrt(fan * inner),
+        "b": 0.1 * rng.standard_normal(inner),
+    }
+    x, w = rng.standard_normal((2, *state)).astype(np.float32)
+    config = EquilibriumConfig(tol=1e-5, max_steps=300)
+
+    @jax.jit
+    def radius(theta):
+        z, _ = equilibrium(base.f, jnp.zeros_like(x), x, theta, config)
+        return jnp.max(spectral_radius(base.f, z[:8], x[:8], theta, jax.random.key(0), steps=30))
+
+    theta = {k: v.astype(np.float32) for k, v in theta.items()}
+    base = Problem(name, kind, theta, x, w)
+    theta["v"] *= np.float32(0.5 / np.linalg.norm(theta["v"]) * np.sqrt(theta["v"].size / inner) / 3)
+    for _ in range(4):
+        theta["v"] = theta["v"] * np.float32(RADIUS / float(radius(theta)))
+    return Problem(name, kind, theta, x, w)
+
+
+# Each system: a list of (label, call) with call() -> gradient as one flat numpy vector; timing calls it too.
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    label: str
+    run: Callable[[], Any]  # to the finished device arrays
+    flat: Callable[[Any], np.ndarray]
+    note: Callable[[], dict] = dict
+
+
+def flatten_jax(gradient: Any) -> np.ndarray:
+    return np.concatenate([np.asarray(g).ravel() for g in jax.tree.leaves(gradient)])
+
+
+def ours(p: Problem, solver: str, adjoint: str, history: int, grid: list[tuple[float, float]]) -> list[Setting]:
+    """One compiled step for the whole grid: tolerances are run-time values."""
+    config = EquilibriumConfig(solver=solver, adjoint=adjoint, history=history)
+
+    def loss(theta, x, probe, tol, adjoint_tol):
+        z, stats = equilibrium(
+            p.f, jnp.zeros_like(x), x, theta, config, probe=probe,
+            tol=tol, adjoint_tol=adjoint_tol, max_steps=300, adjoint_max_steps=300,
+        )  # fmt: skip
+        return jnp.sum(z * p.w), stats
+
+    step = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+    theta, x, probe = jax.device_put((p.theta, p.x, adjoint_probe(p.x.shape[0])))
+
+    def setting(tol: float, adjoint_tol: float) -> Setting:
+        def note() -> dict:
+            (_, stats), (_, _, adjoint) = step(theta, x, probe, tol, adjoint_tol)
+            return {"evaluations": int(stats.steps.max()) + 1, "products": int(adjoint.steps.max())}
+
+        return Setting(
+            f"{solver}/{adjoint} m={history} {tol:g}/{adjoint_tol:g}",
+            lambda: jax.block_until_ready(step(theta, x, probe, tol, adjoint_tol)),
+            lambda out: flatten_jax(out[1][:2]),
+            note,
+        )
+
+    return [setting(*tols) for tols in grid]
+
+
+def jaxopt_default(p: Problem, tol: float) -> Setting:
+    """AndersonAcceleration over the whole batch with its default implicit differentiation (CG, normal equations)."""
+    import jaxopt
+
+    def loss(theta, x):
+        solver = jaxopt.AndersonAcceleration(lambda z, x, theta: p.f(z, x, theta), history_size=5, maxiter=300, tol=tol)
+        return jnp.sum(solver.run(jnp.zeros_like(x), x, theta).params * p.w)
+
+    step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    theta, x = jax.device_put((p.theta, p.x))
+    return Setting(
+        f"anderson/default CG {tol:g}", lambda: jax.block_until_ready(step(theta, x)), lambda out: flatten_jax(out[1])
+    )
+
+
+def torch_system(p: Problem, solver: str, tol: float, adjoint_tol: float, device: str, steps: int = 300) -> Setting:
+    to = lambda a: torch.tensor(a, device=device)  # noqa: E731
+    image = (lambda a: a) if p.kind == "dense" else (lambda a: np.ascontiguousarray(a.transpose(0, 3, 1, 2)))
+    weight = (lambda a: a) if p.kind == "dense" else (lambda a: np.ascontiguousarray(a.transpose(3, 2, 0, 1)))
+    u, v, b = to(weight(p.theta["u"])), to(weight(p.theta["v"])), to(p.theta["b"])
+    x, w = to(image(p.x)), to(image(p.w))
+    leaves = [b.requires_grad_(), u.requires_grad_(), v.requires_grad_(), x.requires_grad_()]
+    deq = torchdeq.get_deq(
+        ift=True, f_solver=solver, b_solver=solver, f_tol=tol, b_tol=adjoint_tol, f_stop_mode="rel", b_stop_mode="rel",
+        f_max_iter=steps, b_max_iter=steps,
+    )  # fmt: skip
+    deq.train()
+
+    def f(z):
+        if p.kind == "dense":
+            return x + torch.relu(z @ u + b) @ v
+        inner = torch.nn.functional.conv2d(z, u, b, padding=1)
+        return x + torch.nn.functional.conv2d(torch.relu(inner), v, padding=1)
+
+    def run():
+        z, _ = deq(f, torch.zeros_like(x))
+        out = torch.autograd.grad((z[-1] * w).sum(), leaves)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return out
+
+    def flat(out) -> np.ndarray:
+        b, u, v, x = (a.detach().cpu().numpy() for a in out)
+        if p.kind != "dense":
+            u, v, x = u.transpose(2, 3, 1, 0), v.transpose(2, 3, 1, 0), x.transpose(0, 2, 3, 1)
+        return np.concatenate([a.ravel() for a in (b, u, v, x)])
+
+    return Setting(f"{solver} {tol:g}/{adjoint_tol:g}", run, flat)
+
+
+def seconds(run: Callable[[], Any], repeats: int = 1) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - start) / repeats
+
+
+def fastest(settings: list[Setting], converged: np.ndarray, quality: float) -> tuple[Setting, float] | None:
+    """The fastest setting (best of three) within `quality` of the converged gradient, and its error."""
+    good = []
+    for s in settings:
+        error = float(np.linalg.norm(s.flat(s.run()) - converged) / np.linalg.norm(converged))
+        if error <= quality:
+            good.append((min(seconds(s.run) for _ in range(3)), s, error))
+            print(f"  {s.label}: error {error:.2%}, {1e3 * good[-1][0]:.1f} ms", flush=True)
+    if not good:
+        return None
+    _, best, error = min(good, key=lambda item: item[0])
+    return best, error
+
+
+def floor_seconds(p: Problem, loops: int = 20) -> dict[str, float]:
+    """Seconds of one cell evaluation, one J^T product (both inside a loop) and one parameter vjp."""
+    theta, x = jax.device_put((p.theta, p.x))
+
+    @jax.jit
+    def cells(x, theta):
+        return jax.lax.fori_loop(0, loops, lambda _, z: p.f(z, x, theta), x)
+
+    @jax.jit
+    def products(x, theta):
+        _, vjp = jax.vjp(lambda z: p.f(z, x, theta), x)
+        return jax.lax.fori_loop(0, loops, lambda _, u: vjp(u)[0], x)
+
+    @jax.jit
+    def parameters(x, theta):
+        return jax.vjp(lambda x, theta: p.f(x, x, theta), x, theta)[1](x)
+
+    out = {}
+    for name, fn, n in (("cell", cells, loops), ("vjp", products, loops), ("parameters", parameters, 1)):
+        call = lambda fn=fn: jax.block_until_ready(fn(x, theta))  # noqa: E731
+        call()
+        out[name] = float(np.median([seconds(call) for _ in range(5)])) / n
+    return out
+
+
+def compare(name: str, rounds: int) -> dict[str, Any]:
+    p = problem(name)
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    grid = list(itertools.product(FORWARD, BACKWARD))
+    (reference,) = ours(p, "anderson", "anderson", 5, [(1e-6, 1e-6)])
+    converged = reference.flat(reference.run())
+    pairs = [("fixed_point", "neumann", 5), ("anderson", "anderson", 2), ("anderson", "anderson", 4)]
+    settings = [ours(p, *pair, grid) for pair in pairs]
+    systems: dict[str, tuple[Setting, float] | None] = {
+        "ours": fastest(sum(settings, []), converged, QUALITY),
+        "ours anderson (3.5 %)": fastest(sum(settings[1:], []), converged, 0.035),
+    }
+    if torchdeq is not None:
+        for solver in ("fixed_point_iter", "anderson"):
+            own = torch_system(p, solver, 1e-6, 1e-6, device)
+            own_gradient = own.flat(own.run())
+            gap = np.linalg.norm(own_gradient - converged) / np.linalg.norm(converged)
+            print(f"  torchdeq {solver}: converged gradient differs from ours by {gap:.1e}", flush=True)
+            quality = QUALITY if solver == "fixed_point_iter" else 0.035
+            systems[f"torchdeq {solver}"] = fastest(
+                [torch_system(p, solver, *tols, device) for tols in grid], own_gradient, quality
+            )
+    system = jaxopt_default(p, 1e-3)
+    error = float(np.linalg.norm(system.flat(system.run()) - converged) / np.linalg.norm(converged))
+    systems["jaxopt default"] = (system, error)
+
+    chosen = {k: s for k, s in systems.items() if s is not None}
+    times: dict[str, list[float]] = {k: [] for k in chosen}
+    floors = []
+    for _ in range(rounds):
+        for key, (setting, _) in chosen.items():
+            times[key].append(seconds(setting.run, 1 if key.startswith("jaxopt") else 3))
+        floors.append(floor_seconds(p))
+    out: dict[str, Any] = {"cell": name, "device": jax.devices()[0].device_kind, "systems": {}}
+    base = np.array(times["ours"])
+    for key, (setting, error) in chosen.items():
+        out["systems"][key] = {
+            "setting": setting.label, "gradient_error": error, "milliseconds": 1e3 * float(np.median(times[key])),
+            "ours_over_this": float(np.median(base / np.array(times[key]))),
+        }  # fmt: skip
+    mine = np.array(times["ours anderson (3.5 %)"]) if "ours anderson (3.5 %)" in times else None
+    if mine is not None and "torchdeq anderson" in times:
+        out["anderson_over_torchdeq_anderson"] = float(np.median(mine / np.array(times["torchdeq anderson"])))
+    note = chosen["ours"][0].note()
+    bound = [note["evaluations"] * f["cell"] + note["products"] * f["vjp"] + f["parameters"] for f in floors]
+    out |= note | {"floor_milliseconds": 1e3 * float(np.median(bound))}
+    out["ours_over_floor"] = float(np.median(base / np.array(bound)))
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=list(CELLS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=pathlib.Path, default=None, help="folder for benchmark.json")
+    args = parser.parse_args()
+    results = []
+    for name in args.cells:
+        result = compare(name, args.rounds)
+        results.append(result)
+        print(json.dumps(result, indent=1), flush=True)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        versions = {"jax": jax.__version__, "python": platform.python_version()}
+        if torch is not None:
+            versions |= {"torch": torch.__version__, "torchdeq": torchdeq.__version__}
+        (args.out / "benchmark.json").write_text(json.dumps({"versions": versions, "cells": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message="JAXopt is no longer maintained")
+    main()
