@@ -65,7 +65,7 @@ class Collapse:
     zero_weights: Array  # weights of norm 0: their angles are left out
     outside: Array  # rows left out because their label is not in 0..K-1
     rank: Array  # of Mc; at most min(K - 1, D)
-    condition: Array  # largest over smallest kept singular value of Mc
+    condition: Array  # ||Mc||_F ||Mc^+||_F / rank: 1 when all singular values are equal
     nc1_majority: Array | None = None
     nc1_minority: Array | None = None
     blocks_means: Blocks | None = None
@@ -166,7 +166,7 @@ def summarise(probe: Probe, sums: ResidualSums, majority: Bool[Array, " K"] | No
         zero_weights=weights.zero,
         outside=probe.moments.outside,
         rank=probe.rank,
-        condition=probe.condition,
+        condition=safe_norm(mc) * safe_norm(probe.inverse) / probe.rank,
         **groups,
     )
 

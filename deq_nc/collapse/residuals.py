@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from .directions import directions
+from .directions import pseudo_inverse
 from .geometry import pair_distances
 from .moments import ClassMoments, class_sums
 from .rows import sum_rows
@@ -25,7 +25,7 @@ from .rows import sum_rows
 class ResidualSums:
     """Sums over the samples of each class, [K] each; add two of them to merge disjoint batches.
 
-    whitened: ||T^T e||^2, e = h - mu_y and T T^T = (Mc^T Mc)^+; square: ||e||^2; correct: argmax of the logits is y;
+    whitened: ||T^T e||^2, e = h - mu_y and T = Mc^+; square: ||e||^2; correct: argmax of the logits is y;
     nearest: the nearest class mean is mu_y; agree: these two decisions are the same class.
     """
 
@@ -41,16 +41,15 @@ class ResidualSums:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["moments", "mc", "distance", "whitener", "scale", "places", "half", "weights", "table", "radius"]
-    + ["condition", "rank"],
+    data_fields=["moments", "mc", "distance", "inverse", "half", "weights", "table", "radius", "rank"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
 class Probe:
     """Tables of the second pass, made once from the moments and the classifier.
 
-    mc [K, D] centred means, distance [K, K] = ||mu_i - mu_j||^2, whitener T [D, r], scale s [r], places Mc V [K, r],
-    half = distance/2 (inf towards absent classes), table [K, K] = logits at the class means; rank and condition of Mc.
+    mc [K, D] centred means, distance [K, K] = ||mu_i - mu_j||^2, inverse T = Mc^+ [D, K], half = distance/2 (inf
+    towards absent classes), table [K, K] = logits at the class means, rank of Mc.
     radius [K]: a sample nearer than this to its class mean is decided for its class by the means and by the classifier,
     so that a block of such samples needs neither product (collapsed features: 2 of 3 matmuls saved).
     """
@@ -58,25 +57,21 @@ class Probe:
     moments: ClassMoments
     mc: Array
     distance: Array
-    whitener: Array
-    scale: Array
-    places: Array
+    inverse: Array
     half: Array
     weights: Array | None
     table: Array | None
     radius: Array
-    condition: Array
     rank: Array
 
 
 def make_probe(
     moments: ClassMoments, weights: Float[Array, "K D"] | None = None, bias: Float[Array, " K"] | None = None
 ) -> Probe:
-    """Tables of the second pass; without weights the logits are unknown and `correct` and `differ` become NaN."""
+    """Tables of the second pass; without weights the logits are unknown and `correct` and `agree` are NaN."""
     mc = moments.centred()
-    out = directions(mc)
+    inverse, rank = pseudo_inverse(mc)
     distance = pair_distances(mc)
-    scale = jnp.where(out.kept, out.scale, 0)
     fixed = jax.lax.stop_gradient
     table = None
     if weights is not None:
@@ -89,15 +84,12 @@ def make_probe(
         moments,
         mc,
         distance,
-        out.whitener,
-        scale,
-        fixed(mc) @ out.basis,
+        inverse,
         half,
         weights,
         table,
         _sure_radius(half, fixed(weights), fixed(table)),
-        jnp.max(out.scale) / jnp.min(jnp.where(out.kept, out.scale, jnp.inf)),
-        jnp.sum(out.kept),
+        rank,
     )
 
 
@@ -129,10 +121,10 @@ def residual_sums(
     slot = jnp.where(inside, labels, k)
     fixed = jax.lax.stop_gradient
 
-    def decide(e: Array, x: Array, row: Array) -> Array:
+    def decide(e: Array, row: Array) -> Array:
         own = jnp.arange(k)[None] == row[:, None]
         # ||h - mu_k||^2 - ||h - mu_y||^2 = d_yk^2 - 2 e.(mu_k - mu_y): no square of a feature, no cancellation.
-        near = (x * probe.scale[None]) @ probe.places.T - probe.half[row]
+        near = e @ fixed(probe.mc).T - probe.half[row]
         near = near >= jnp.max(near, 1, keepdims=True)  # a maximum and a comparison: argmax is 15x slower on a CPU
         nearest = jnp.any(near & own, 1)
         if probe.weights is None:
@@ -147,13 +139,13 @@ def residual_sums(
         inside = slot < k
         row = jnp.minimum(slot, k - 1)
         e = jnp.where(inside[:, None], (h - origin[row]) - shift[row], 0)
-        x = e @ probe.whitener
+        x = e @ probe.inverse
         square = jnp.sum(e * e, 1)
         sure = jnp.all(~inside | (fixed(square) < probe.radius[row] ** 2))
         ones = inside.astype(h.dtype)
         known = ones if probe.weights is not None else jnp.where(inside, jnp.nan, ones)
         settled = jnp.stack([known, ones, known])
-        decisions = jax.lax.cond(sure, lambda *_: settled, decide, fixed(e), fixed(x), row)
+        decisions = jax.lax.cond(sure, lambda *_: settled, decide, fixed(e), row)
         values = jnp.stack([jnp.sum(x * x, 1), square, *decisions], 1)
         return ResidualSums(*class_sums(values, slot, k).T)
 

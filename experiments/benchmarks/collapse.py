@@ -1,11 +1,13 @@
 """`measure` beside plain PyTorch and NumPy two-pass implementations, and beside reading the features twice.
 
-    python -m experiments.benchmarks.collapse [--shapes 50000x512x10 ...] [--rounds 5] [--out DIR]
+    python -m experiments.benchmarks.collapse [--shapes 50000x512x10 ...] [--noise 0.3] [--rounds 5] [--out DIR]
 
 Needs PyTorch (`pip install torch`). Every round times every method once, in turn, in this one process; the table gives
 medians and their ratios. The PyTorch twin computes NC1, NC2, NC3, NC4 and the CDNV as a library user would write them:
 batches of 5,000 rows, class sums, then S_W [D, D], the distances to the means and the logits, then pinv(S_B). It costs
-some two minutes on two cores. `floor` is one matmul of the features with a D x K matrix and one pass of squares.
+some minutes on two cores. `floor` is one matmul of the features with a D x K matrix and one pass of squares.
+With `--noise 1` no sample is sure of its class by distance alone, so that `measure` takes all its products; 0.3 is a
+collapsed network.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ BATCH = 5_000
 SHAPES = ("50000x512x10", "50000x512x100", "50000x2048x1000")
 
 
-def make(n: int, d: int, k: int, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Features around K random means (NC1 near 0.1 at D >> K), weights near the means, bias."""
+def make(n: int, d: int, k: int, noise: float, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Features around K standard normal means, weights near the means, bias 0; float32."""
     rng = np.random.default_rng(seed)
     mu = rng.standard_normal((k, d), dtype=np.float32)
     y = rng.integers(0, k, n)
     h = rng.standard_normal((n, d), dtype=np.float32)
-    h *= 0.3
+    h *= noise
     h += mu[y]
     w = mu + 0.3 * rng.standard_normal((k, d), dtype=np.float32)
     return h, y, w, np.zeros(k, np.float32)
@@ -96,7 +98,7 @@ def numpy_two_pass(h: np.ndarray, y: np.ndarray, w: np.ndarray, b: np.ndarray) -
     with np.errstate(divide="ignore", invalid="ignore"):
         cdnv = (variance[:, None] + variance[None]) / (2 * (diagonal[:, None] + diagonal[None] - 2 * gram))
     return {
-        "nc1": float((s_w / n * np.linalg.pinv(mc.T @ mc / k, hermitian=True)).sum() / k),
+        "nc1": float((s_w / n * np.linalg.pinv(mc.T @ mc / k, rcond=1.2e-7 * d, hermitian=True)).sum() / k),
         "nc2_means": float(norm(gram / norm(gram) - etf)),
         "nc2_weights": float(norm(gram_w / norm(gram_w) - etf)),
         "nc3": float(norm(w / norm(w) - mc / norm(mc))),
@@ -105,8 +107,8 @@ def numpy_two_pass(h: np.ndarray, y: np.ndarray, w: np.ndarray, b: np.ndarray) -
     }
 
 
-def compare(n: int, d: int, k: int, rounds: int) -> dict:
-    h, y, w, b = make(n, d, k)
+def compare(n: int, d: int, k: int, noise: float, rounds: int) -> dict:
+    h, y, w, b = make(n, d, k, noise)
     tensors = tuple(map(torch.from_numpy, (h, y, w, b)))
     arrays = tuple(map(jax.numpy.asarray, (h, y.astype(np.int32), w, b)))
     matmul, squares = jax.jit(lambda h, w: h @ w.T), jax.jit(lambda h: (h * h).sum(1))
@@ -131,6 +133,7 @@ def compare(n: int, d: int, k: int, rounds: int) -> dict:
         "n": n,
         "d": d,
         "k": k,
+        "noise": noise,
         "rounds": rounds,
         "seconds": {name: round(t, 4) for name, t in median.items()},
         "measure_over_torch": round(median["measure"] / median["torch"], 3),
@@ -146,10 +149,11 @@ def compare(n: int, d: int, k: int, rounds: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="NxDxK")
+    parser.add_argument("--noise", type=float, default=0.3, help="within-class spread per coordinate; the means have 1")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
-    rows = [compare(*map(int, shape.split("x")), args.rounds) for shape in args.shapes]
+    rows = [compare(*map(int, shape.split("x")), args.noise, args.rounds) for shape in args.shapes]
     versions = {"python": platform.python_version(), "jax": jax.__version__, "torch": torch.__version__}
     versions |= {"numpy": np.__version__, "torch_threads": torch.get_num_threads()}
     table = ["| N x D x K | measure s | floor s | torch s | numpy s | / torch | / numpy | / floor |", "|---" * 8 + "|"]
@@ -163,10 +167,12 @@ def main() -> None:
     print("\n".join(table), "\n", json.dumps(versions), json.dumps([r["values"] for r in rows], indent=1))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        command = f"python -m experiments.benchmarks.collapse --rounds {args.rounds} --shapes {' '.join(args.shapes)}"
+        command = f"python -m experiments.benchmarks.collapse --noise {args.noise} --rounds {args.rounds}"
         record = {"command": command, "versions": versions, "rows": rows}
-        (args.out / "speed.json").write_text(json.dumps(record, indent=1) + "\n")
-        (args.out / "speed.md").write_text(f"`{command}`, {json.dumps(versions)}\n\n" + "\n".join(table) + "\n")
+        (args.out / f"speed_noise_{args.noise}.json").write_text(json.dumps(record, indent=1) + "\n")
+        (args.out / f"speed_noise_{args.noise}.md").write_text(
+            f"`{command}`, {json.dumps(versions)}\n\n" + "\n".join(table) + "\n"
+        )
 
 
 if __name__ == "__main__":
