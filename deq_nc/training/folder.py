@@ -25,8 +25,8 @@ class RunFolder:
         self.summary_path = path / "summary.json"
         self.checkpoints = (path / "checkpoints").absolute()
 
-    def open(self, experiment: Experiment) -> None:
-        """Create the folder, or check that it belongs to this configuration.
+    def open(self, experiment: Experiment, write: bool = True) -> None:
+        """Create the folder (where `write`), or check that it belongs to this configuration.
 
         Raises ConfigError naming the fields that differ, or if the folder cannot be written.
         """
@@ -49,9 +49,11 @@ class RunFolder:
                 f"workdir: {self.path} holds a history.jsonl but no config.json, so nothing says what it belongs to. "
                 "Choose another --workdir, or delete that folder."
             )
+        if not write:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write(config, experiment.to_json())
+            write_text(config, experiment.to_json())
         except OSError as error:
             raise ConfigError(
                 f"workdir: cannot write to {self.path}: {error.strerror}. Choose another --workdir."
@@ -78,11 +80,11 @@ class RunFolder:
                 break
         return lines
 
-    def rewind(self, step: int) -> list[dict[str, Any]]:
+    def rewind(self, step: int, write: bool = True) -> list[dict[str, Any]]:
         """Drop the measurements after `step`, the one that training continues from; returns what is kept."""
         kept = [line for line in self.history() if line["step"] <= step]
-        if self.history_path.exists():
-            write(self.history_path, "".join(json.dumps(line) + "\n" for line in kept))
+        if write and self.history_path.exists():
+            write_text(self.history_path, "".join(json.dumps(line) + "\n" for line in kept))
         return kept
 
     def append(self, line: dict[str, Any]) -> None:
@@ -98,14 +100,14 @@ class RunFolder:
         temporary.replace(self.path / name)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        write(self.summary_path, json.dumps(summary, indent=2) + "\n")
+        write_text(self.summary_path, json.dumps(summary, indent=2) + "\n")
 
     @property
     def finished(self) -> bool:
         return self.summary_path.exists()
 
 
-def write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: a temporary file, synced, then renamed."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w") as file:

@@ -26,7 +26,7 @@ from deq_nc.models import Network, count_parameters
 from deq_nc.training.checkpoint import Checkpoints
 from deq_nc.training.folder import RunFolder, default_workdir
 from deq_nc.training.measure import Measurer
-from deq_nc.training.mesh import data_mesh
+from deq_nc.training.mesh import agreed, data_mesh, is_leader, preempted_anywhere
 from deq_nc.training.optimizer import optimizer, schedule
 from deq_nc.training.progress import Display
 from deq_nc.training.state import Logs, TrainState
@@ -53,8 +53,8 @@ def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> t
     folder = RunFolder(Path(experiment.workdir) if experiment.workdir else default_workdir(experiment))
     dataset = load(experiment.data)
     steps = steps_per_epoch(len(dataset.train_labels), experiment.train.batch_size)
-    folder.open(experiment)
-    display = Display(experiment, steps, folder.path, quiet=quiet or jax.process_index() > 0)
+    folder.open(experiment, write=is_leader())
+    display = Display(experiment, steps, folder.path, quiet=quiet or not is_leader())
     if folder.finished:
         display.say(f"already finished: {folder.path} (delete it to run again)")
         return folder.path, "already finished"
@@ -82,7 +82,7 @@ def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> t
         restored = checkpoints.restore(state, mesh, display.say)
         state = state if restored is None else restored
         begun = int(state.step)
-        history = folder.rewind(begun)
+        history = folder.rewind(begun, write=is_leader())
         if begun:
             display.say(f"goes on at step {begun} (epoch {begun / steps:.1f} of {experiment.train.epochs})")
         seconds, started, saved = (history[-1]["seconds"] if history else 0.0), time.monotonic(), time.monotonic()
@@ -109,13 +109,15 @@ def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> t
                     "learning_rate": _learning_rate(experiment, steps, int(state.step)),
                     **measurer.line(state, logs),
                 }
-                folder.append(line)
+                if is_leader():
+                    folder.append(line)
                 history.append(line)
                 display.measured(line)
-            if stop.is_set or time.monotonic() - saved >= experiment.train.checkpoint_seconds:
+            stopped = stop.at(int(state.step))
+            if not stopped and agreed(time.monotonic() - saved >= experiment.train.checkpoint_seconds):
                 checkpoints.save(state)
                 saved = time.monotonic()
-            if stop.is_set:
+            if stopped:
                 break
 
         # -- The end ---------------------------------------------------------------------------------------------
@@ -123,8 +125,10 @@ def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> t
         if int(state.step) < experiment.train.epochs * steps:
             display.say(f"stopped at step {int(state.step)}, saved; the same command goes on from here")
             return folder.path, "stopped"
-        folder.write_arrays("analysis.npz", measurer.analysis(state))
-        folder.finish(_summary(experiment, dataset, state, history, step_seconds, mesh))
+        analysis = measurer.analysis(state)
+        if is_leader():
+            folder.write_arrays("analysis.npz", analysis)
+            folder.finish(_summary(experiment, dataset, state, history, step_seconds, mesh))
     display.say(f"finished: {folder.path}")
     return folder.path, "finished"
 
@@ -144,7 +148,7 @@ def _epoch(
     ahead = steps - begun % steps
     with jax.transfer_guard("disallow"):
         for done in range(ahead):
-            if stop.is_set and done:
+            if done and stop.at(begun + done):
                 return state, jax.device_get(logs), True
             state, logs = step(state, train_set, order)
             flying.append(logs)
@@ -218,7 +222,12 @@ def _summary(
 
 
 class _Stop:
+    """A signal's flag; hosts agree on the step at which they stop."""
+
     is_set = False
+
+    def at(self, step: int) -> bool:
+        return preempted_anywhere(step) or (self.is_set and jax.process_count() == 1)
 
 
 @contextmanager

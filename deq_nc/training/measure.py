@@ -51,7 +51,11 @@ class Measurer:
         self._forward = jax.jit(_make_forward(network), out_shardings=split(mesh))
         self._summary = jax.jit(summarise)
         self._radius = jax.jit(_make_radius(network)) if self.experiment.arm == "deq" else None
-        self._join = jax.jit(lambda parts: Features(*(jnp.concatenate(leaves) for leaves in zip(*parts))))
+        # Gathered onto every device, so that each host can read them; the collapse metrics reduce them once more.
+        self._join = jax.jit(
+            lambda parts: Features(*(jnp.concatenate(leaves) for leaves in zip(*parts))),
+            out_shardings=replicated(mesh),
+        )
         self._collapse = jax.jit(self._measure)
         self._counts = _Confusion(dataset)
 

@@ -7,17 +7,44 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from deq_nc.config import ConfigError
 
 
 def initialize_hosts() -> None:
     """Join the other hosts of a TPU slice or cluster; on one host nothing happens.
 
-    Several hosts are recognised by TPU_WORKER_HOSTNAMES (set on TPU VMs) or JAX_COORDINATOR_ADDRESS.
+    A TPU slice names its hosts in TPU_WORKER_HOSTNAMES. Elsewhere set JAX_COORDINATOR_ADDRESS (host:port of the first),
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID. Raises ConfigError if only some of the three are set.
     """
-    several = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or "JAX_COORDINATOR_ADDRESS" in os.environ
-    if several and not jax.distributed.is_initialized():
+    if jax.distributed.is_initialized():
+        return
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = [os.environ.get(name) for name in names]
+    if any(given):
+        if not all(given):
+            missing = ", ".join(name for name, value in zip(names, given) if not value)
+            raise ConfigError(f"several hosts: expected {', '.join(names)} to be set, {missing} is not.")
+        jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
+    elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
         jax.distributed.initialize()
+
+
+def is_leader() -> bool:
+    """The process that writes files and talks."""
+    return jax.process_index() == 0
+
+
+def preempted_anywhere(step: int) -> bool:
+    """Several hosts only: True on all of them at the same step once one got SIGTERM."""
+    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
+
+
+def agreed(flag: bool) -> bool:
+    """The leader's flag on every host: what clocks decide must be decided once."""
+    return flag if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
 
 
 def data_mesh(devices: Any = None) -> Mesh:

@@ -222,6 +222,37 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(i
     assert jnp.isfinite(LOSSES["mse"](jnp.ones((2, 3)), jnp.zeros(2, int), jnp.ones(3))).all()
 
 
+def test_a_full_disk_is_said_and_nothing_is_lost(finished, in_folder, monkeypatch):
+    import errno
+
+    from deq_nc.training.folder import RunFolder
+
+    _, folder = finished
+    experiment = in_folder()
+    append = RunFolder.append
+
+    def full(self, line):
+        if line["epoch"] == 3 or line["epoch"] == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(self, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append", full)
+        with pytest.raises(TrainingError, match="disk of .* is full.*same command"):
+            train(experiment, devices=jax.devices()[:1], quiet=True)
+    train(experiment, devices=jax.devices()[:1], quiet=True)
+    assert numbers(experiment.workdir) == numbers(folder)
+
+
+def test_too_little_space_is_refused_before_training(in_folder, monkeypatch):
+    import shutil
+
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(ConfigError, match="MiB free"):
+        train(in_folder(), quiet=True)
+
+
 def test_measured_epochs_are_denser_early_and_include_the_last():
     epochs = sorted(measured_epochs(200, 25))
     assert epochs[0] == 1 and epochs[-1] == 200 and len(epochs) <= 25
