@@ -5,11 +5,13 @@ flax, training. This is the only folder that imports jaxopt. Read `layer.py` fir
 """
 
 from deq_nc.config import EquilibriumConfig
-from deq_nc.equilibrium.checks import require_converged
+from deq_nc.equilibrium.checks import check_rows_independent, require_converged
 from deq_nc.equilibrium.errors import CellError, NotConvergedError
+from deq_nc.equilibrium.jacobian import amplification, gradient_fidelity, jacobian_norm, jacobian_penalty
 from deq_nc.equilibrium.layer import equilibrium
 from deq_nc.equilibrium.spectrum import spectral_radius
 from deq_nc.equilibrium.state import AdjointStats, SolveStats, adjoint_probe
+from deq_nc.equilibrium.trajectory import trajectory
 
 __all__ = [
     "AdjointStats",
@@ -18,7 +20,13 @@ __all__ = [
     "NotConvergedError",
     "SolveStats",
     "adjoint_probe",
+    "amplification",
+    "check_rows_independent",
     "equilibrium",
+    "gradient_fidelity",
+    "jacobian_norm",
+    "jacobian_penalty",
     "require_converged",
     "spectral_radius",
+    "trajectory",
 ]

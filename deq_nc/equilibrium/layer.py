@@ -75,7 +75,8 @@ def equilibrium(
     return rows.unflatten(z), stats
 
 
-def _rule(config: EquilibriumConfig) -> Rule:
+def forward_rule(config: EquilibriumConfig) -> Rule:
+    """The update that `config.solver` names."""
     if config.solver == "anderson":
         return anderson(config.history, config.ridge, config.damping)
     if config.solver == "broyden":
@@ -87,7 +88,7 @@ def _solve(f, rows: Rows, config, trace, z0, x, theta, budget, unroll=None) -> t
     solved = iterate(
         lambda z: rows.flatten(f(rows.unflatten(z), x, theta)),
         z0,
-        _rule(config),
+        forward_rule(config),
         budget[0],
         budget[1],
         round=rows.round,

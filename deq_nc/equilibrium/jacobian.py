@@ -1,0 +1,116 @@
+"""What the Jacobian at z* says about a layer: norm, penalty, amplification, and how good each gradient mode is.
+
+Letters: J = df/dz of one example at z, n its size, g the cotangent of z*, v a random direction.
+Products J v are the transpose of u -> J^T u, so that cells with a custom reverse rule (models/conv) work as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from deq_nc.config import EquilibriumConfig
+from deq_nc.equilibrium.anderson import EXACT
+from deq_nc.equilibrium.krylov import gmres, refine
+from deq_nc.equilibrium.layer import equilibrium
+from deq_nc.equilibrium.spectrum import arnoldi, gelfand
+from deq_nc.equilibrium.state import rows_of
+
+PyTree = Any
+Operator = Callable[[Array], Array]
+
+
+def _products(f: Callable, z: PyTree, x: PyTree, theta: PyTree) -> tuple[Array, Operator, Operator]:
+    """(z as rows [B, n], v -> J v, u -> J^T u)."""
+    rows = rows_of(z)
+    flat = rows.flatten(z)
+    _, vjp = jax.vjp(lambda v: rows.flatten(f(rows.unflatten(v), x, theta)), flat)
+
+    def jt(u: Array) -> Array:
+        return vjp(u)[0]
+
+    transpose = jax.linear_transpose(jt, flat)
+    return flat, lambda v: transpose(v)[0], jt
+
+
+def jacobian_norm(f: Callable, z: PyTree, x: PyTree, theta: PyTree, key: Array, steps: int = 20) -> Array:
+    """||J||_2 per example [B], by `steps` Lanczos products with J^T J; from below, exact once steps >= n.
+
+    Below 1 the cell contracts near z*; between the spectral radius and this norm lies the non-normality.
+    """
+    flat, j, jt = _products(f, z, x, theta)
+    start = jax.random.normal(key, flat.shape, flat.dtype)
+    return jnp.sqrt(gelfand(arnoldi(lambda v: jt(j(v)), start, min(steps, flat.shape[1]))))
+
+
+def amplification(
+    f: Callable, z: PyTree, x: PyTree, theta: PyTree, key: Array, steps: int = 8, tol: float = 1e-4, products: int = 400
+) -> Array:
+    """||(I - J)^-1||_2 per example [B]: error of z* <= this times its residual, and likewise for the adjoint.
+
+    `steps` Lanczos products with the inverse, each two GMRES solves; NaN where one of them missed 10 tol.
+    """
+    flat, j, jt = _products(f, z, x, theta)
+    start = jax.random.normal(key, flat.shape, flat.dtype)
+
+    def inverse(v: Array) -> Array:
+        first = refine(lambda u: u - jt(u), v, v, gmres, tol, products)
+        second = refine(lambda u: u - j(u), first.z, first.z, gmres, tol, products)
+        good = (first.residual <= 10 * tol) & (second.residual <= 10 * tol)
+        return jnp.where(good[:, None], second.z, jnp.nan)
+
+    return jnp.sqrt(gelfand(arnoldi(inverse, start, min(steps, flat.shape[1]))))
+
+
+def jacobian_penalty(f: Callable, z: PyTree, x: PyTree, theta: PyTree, key: Array, samples: int = 1) -> Array:
+    """Unbiased estimate of ||J||_F^2 per example [B]: the mean of ||J^T v||^2 over v ~ N(0, I).
+
+    Differentiable in z, x and theta; divide by n and add to the loss to keep the cell contractive.
+    Source: Hutchinson 1990; Bai, Koltun and Kolter 2021, Stabilizing equilibrium models by Jacobian regularization.
+    """
+    rows = rows_of(z)
+    flat, _, jt = _products(f, z, x, theta)
+    v = jax.random.normal(key, (samples, *flat.shape), rows.dtype)
+    return jnp.mean(jnp.sum(jax.vmap(jt)(v) ** 2, axis=2), axis=0)
+
+
+def gradient_fidelity(
+    f: Callable, z0: PyTree, x: PyTree, theta: PyTree, g: PyTree, config: EquilibriumConfig
+) -> dict[str, dict[str, Array]]:
+    """{mode: {"cosine", "error"}} of the gradient to (x, theta) against a dense solve at the same z*.
+
+    g is the cotangent of z*, like z0; error is relative to the dense gradient's norm. Builds J: B n^2 numbers, so use a
+    micro-batch.
+    """
+    rows = rows_of(z0)
+
+    def gradient(mode: str) -> Array:
+        mode_config = dataclasses.replace(config, gradient=mode)
+        _, vjp = jax.vjp(lambda x, theta: equilibrium(f, z0, x, theta, mode_config)[0], x, theta)
+        return _ravel(vjp(g))
+
+    z, _ = equilibrium(f, z0, x, theta, config)
+    flat, _, jt = _products(f, z, x, theta)
+    n = flat.shape[1]
+    basis = jnp.broadcast_to(jnp.eye(n, dtype=flat.dtype)[:, None], (n, *flat.shape))
+    transposed = jnp.moveaxis(jax.vmap(jt)(basis), 0, 2)  # [B, n, n], column i is J^T e_i
+    u = jnp.linalg.solve(jnp.eye(n, dtype=flat.dtype)[None] - transposed, rows.flatten(g)[:, :, None])[:, :, 0]
+    dense = _ravel(jax.vjp(lambda x, theta: f(z, x, theta), x, theta)[1](rows.unflatten(u)))
+    out = {}
+    for mode in ("jfb", "phantom", "implicit"):
+        came = gradient(mode)
+        size = jnp.linalg.norm(dense)
+        out[mode] = {
+            "cosine": jnp.dot(came, dense, precision=EXACT) / (size * jnp.linalg.norm(came)),
+            "error": jnp.linalg.norm(came - dense) / size,
+        }
+    return out
+
+
+def _ravel(tree: PyTree) -> Array:
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])

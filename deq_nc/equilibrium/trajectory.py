@@ -1,0 +1,44 @@
+"""The iterates of a solve, for measuring something along it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from deq_nc.config import EquilibriumConfig
+from deq_nc.equilibrium.iterate import JUMP, relative
+from deq_nc.equilibrium.layer import forward_rule
+from deq_nc.equilibrium.state import row_norm, rows_of
+
+PyTree = Any
+
+
+def trajectory(
+    f: Callable, z0: PyTree, x: PyTree, theta: PyTree, config: EquilibriumConfig, steps: int
+) -> tuple[PyTree, Array]:
+    """(z_0 ... z_steps, each leaf [steps + 1, B, ...], and their residuals [steps + 1, B]) of the forward solver.
+
+    An example that has reached config.tol repeats its state from there on, as the layer would. `steps` is static: the
+    memory is that of steps + 1 states. A NaN is shown, not repaired.
+    """
+    rows = rows_of(z0)
+    rule = forward_rule(config)
+    first = rows.flatten(z0)
+    start = jnp.full((rows.batch,), jnp.inf, rows.dtype)
+
+    def body(carry: tuple, k: Array) -> tuple[tuple, tuple[Array, Array]]:
+        z, memory, best = carry
+        g = rows.flatten(f(rows.unflatten(z), x, theta))
+        r = g - z
+        residual = relative(r, row_norm(g))
+        z_next, memory = rule.update(memory, k, z, g, r, residual > JUMP * best)
+        stopped = residual <= config.tol
+        z_next = jnp.where(stopped[:, None], z, rows.round(z_next))
+        return (z_next, memory, jnp.minimum(best, residual)), (z, residual)
+
+    _, (states, residuals) = lax.scan(body, (first, rule.start(first), start), jnp.arange(steps + 1))
+    return jax.vmap(rows.unflatten)(states), residuals

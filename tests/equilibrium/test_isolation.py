@@ -1,0 +1,134 @@
+"""Examples do not know each other: neighbours, order, padding, NaN; rows that stopped stay where they are."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deq_nc.equilibrium import EquilibriumConfig, adjoint_probe, equilibrium
+
+SOLVERS = ["anderson", "fixed_point", "broyden"]
+N = 4
+
+
+def cell(z, x, theta):
+    """Elementwise sums only, so that a row's bits cannot depend on how a matrix product blocks the batch.
+
+    x["rate"] sets how hard the example is.
+    """
+    return x["rate"][:, None] * jnp.tanh(theta[None] * z + 0.5 * jnp.roll(z, 1, axis=1)) + x["drive"]
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def solve(x, theta, config, g):
+    def loss(theta, x, probe):
+        z, stats = equilibrium(cell, jnp.zeros_like(x["drive"]), x, theta, config, probe=probe)
+        return jnp.sum(z * g), (z, stats)
+
+    (_, (z, stats)), (theta_bar, x_bar, adjoint) = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(
+        theta, x, adjoint_probe(g.shape[0])
+    )
+    return z, stats, theta_bar, x_bar, adjoint
+
+
+def data(batch=8):
+    rng = np.random.default_rng(0)
+    x = {
+        "rate": np.linspace(0.2, 0.6, batch).astype(np.float32),
+        "drive": rng.standard_normal((batch, N)).astype(np.float32),
+    }
+    return x, np.linspace(0.5, 0.8, N).astype(np.float32), rng.standard_normal((batch, N)).astype(np.float32)
+
+
+def rows(out, index):
+    z, stats, _, x_bar, adjoint = out
+    return jax.tree.map(lambda a: np.asarray(a)[index], (z, stats, x_bar, adjoint))
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_order_padding_and_microbatches_change_nothing(solver):
+    x, theta, g = data()
+    config = EquilibriumConfig(solver=solver)
+    whole = solve(x, theta, config, g)
+    order = np.random.default_rng(1).permutation(8)
+    take = lambda i: (jax.tree.map(lambda a: a[i], x), theta, config, g[i])  # noqa: E731
+    same(rows(solve(*take(order)), slice(None)), rows(whole, order))
+    same(rows(solve(*take(slice(0, 4))), slice(None)), rows(whole, slice(0, 4)))
+    padded = jax.tree.map(lambda a: np.concatenate([a, np.zeros_like(a)]), (x, g))
+    out = solve(padded[0], theta, config, padded[1])
+    same(rows(out, slice(0, 8)), rows(whole, slice(None)))
+    np.testing.assert_allclose(out[2], whole[2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("neighbour", ["hard", "huge", "tiny", "nan", "inf"])
+def test_a_neighbour_changes_nothing(solver, neighbour):
+    x, theta, g = data()
+    config = EquilibriumConfig(solver=solver)
+    before = solve(x, theta, config, g)
+    x["rate"], x["drive"] = x["rate"].copy(), x["drive"].copy()
+    if neighbour == "hard":
+        x["rate"][3] = 1.2
+    else:
+        x["drive"][3] *= {"huge": 1e15, "tiny": 1e-15, "nan": np.nan, "inf": np.inf}[neighbour]
+    after = solve(x, theta, config, g)
+    others = np.arange(8) != 3
+    same(rows(after, others), rows(before, others))
+    z, stats, theta_bar, x_bar, _ = after
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((z, theta_bar, x_bar)))
+    if neighbour in ("nan", "inf"):
+        assert not stats.finite[3] and not stats.converged[3] and (np.asarray(stats.finite)[others]).all()
+        np.testing.assert_array_equal(x_bar["drive"][3], 0)
+        # The parameter gradient is that of the batch without it.
+        alone = solve(jax.tree.map(lambda a: a[others], x), theta, config, g[others])
+        np.testing.assert_allclose(theta_bar, alone[2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_one_hard_among_63_easy(solver):
+    """The easy ones' steps and values are bitwise those of a batch without the hard one."""
+    x, theta, g = data(64)
+    config = EquilibriumConfig(solver=solver, max_steps=200, tol=1e-5)
+    easy = solve(x, theta, config, g)
+    x["rate"] = x["rate"].copy()
+    x["rate"][10] = 1.15
+    hard = solve(x, theta, config, g)
+    others = np.arange(64) != 10
+    assert hard[1].steps[10] > 1.5 * np.max(easy[1].steps)
+    same(rows(hard, others), rows(easy, others))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_stopped_examples_are_frozen(solver):
+    x, theta, g = data()
+
+    @functools.partial(jax.jit, static_argnames="solver")
+    def run(max_steps, solver):
+        return equilibrium(
+            cell, jnp.zeros_like(x["drive"]), x, theta, EquilibriumConfig(solver=solver, tol=1e-4), max_steps=max_steps
+        )
+
+    z, stats = run(200, solver=solver)
+    first = int(np.min(stats.steps))
+    early, early_stats = run(first, solver=solver)
+    done = np.asarray(early_stats.converged)
+    assert done.any() and not done.all()
+    same(np.asarray(early)[done], np.asarray(z)[done])
+
+
+def test_vmap_of_the_solve_is_the_batched_solve():
+    x, theta, g = data()
+    config = EquilibriumConfig()
+    z, stats = equilibrium(cell, jnp.zeros_like(x["drive"]), x, theta, config)
+    pairs = jax.tree.map(lambda a: a.reshape(4, 2, *a.shape[1:]), x)
+    z_v, stats_v = jax.vmap(lambda x: equilibrium(cell, jnp.zeros_like(x["drive"]), x, theta, config))(pairs)
+    np.testing.assert_allclose(z_v.reshape(z.shape), z, atol=1e-6)
+    np.testing.assert_array_equal(stats_v.steps.reshape(-1), stats.steps)
+    jitted, _ = jax.jit(lambda x: equilibrium(cell, jnp.zeros_like(x["drive"]), x, theta, config))(x)
+    np.testing.assert_allclose(jitted, z, atol=1e-6)
