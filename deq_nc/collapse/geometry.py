@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
+SMALL = 64  # classes, up to which exactness costs nothing
+
 
 def safe_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     """||x||_2 over `axis` (all by default), with gradient 0 instead of NaN at x = 0."""
@@ -118,6 +120,19 @@ def gram_distance_blocks(
 
 
 def pair_distances(mc: Float[Array, "K D"]) -> Float[Array, "K K"]:
-    """||mu_i - mu_j||^2 [K, K] from differences, row by row: the Gram form loses distances below 3e-4 in float32."""
-    row = jax.checkpoint(lambda m: jnp.sum((mc - m[None]) ** 2, 1))
-    return jax.lax.map(row, mc)
+    """||mu_i - mu_j||^2 [K, K] from differences, row by row, or by the Gram where every distance is safe from it.
+
+    g_ii + g_jj - 2 g_ij loses distances below 3e-4 of the norms in float32; at K = 1000 it is ten times faster.
+    """
+    k = mc.shape[0]
+
+    def differences(mc: Array) -> Array:
+        return jax.lax.map(jax.checkpoint(lambda m: jnp.sum((mc - m[None]) ** 2, 1)), mc)
+
+    if k <= SMALL:
+        return differences(mc)
+    square = jnp.sum(mc * mc, 1)
+    by_gram = square[:, None] + square[None] - 2 * (mc @ mc.T)
+    by_gram = jnp.where(jnp.eye(k, dtype=bool), 0, by_gram)
+    least = jnp.min(jnp.where(jnp.eye(k, dtype=bool), jnp.inf, by_gram))
+    return jax.lax.cond(least > 1e-2 * jnp.max(square), lambda _: by_gram, differences, mc)
