@@ -33,7 +33,7 @@ from deq_nc.theory import (
     step_optimum,
     weight_decay_threshold,
 )
-from deq_nc.theory.geometry import block_cosines
+from deq_nc.theory.geometry import block_cosines, nc2
 from deq_nc.theory.phase import cosine_curves, duality_map, frobenius_map, optimum_map, threshold_map
 
 S5 = 5**0.5
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = ["# Theory of the linear arms\n", "Written by `python -m experiments.theory`. Our formulation throughout.\n"]
     start = time.perf_counter()
     with style_context():
-        for part in (arms, agreement, curves, thresholds, descent, frobenius, duality, decay):
+        for part in (arms, agreement, curves, thresholds, longtail, descent, frobenius, duality, decay):
             begun = time.perf_counter()
             lines, result = part(out)
             numbers[part.__name__] = result
@@ -184,6 +184,34 @@ def thresholds(out: Path):
         f"A 200 x 200 map of R0: {seconds:.1f} s; of optima: {optimum:.1f} s, largest relative gap {worst:.0e}."
     )
     return lines, {"seconds_map_200x200_R0": seconds, "seconds_map_200x200_optimum": optimum, "largest_gap": worst}
+
+
+def longtail(out: Path):
+    """Long tails, spectral budget, gain 0.5, s = sqrt 5 (certified by the duality gap)"""
+    rows = []
+    for k, ratio in ((10, 10), (10, 100), (100, 100)):
+        n = 500 * float(ratio) ** (-np.arange(k) / (k - 1))
+        for arm in ("(none)", *ARMS):
+            o = counts_optimum(n, S5 if arm == "(none)" else arm_scale(arm, S5, 0.5), tol=1e-7)
+            gram = o.gram_weights()
+            length = np.sqrt(np.diag(gram))
+            tail = np.arange(k) >= k - k // 5  # the rarest fifth
+            cos = block_cosines(gram, ~tail)["minority"]
+            sv = np.linalg.svd(o.logits, compute_uv=False)
+            rank = int(np.sum(sv > 1e-6 * sv[0]))
+            rows.append([k, ratio, arm, o.loss, o.gap, rank, cos, float(length[tail].mean() / length[0]), nc2(gram)])
+    head = [
+        "K",
+        "n_max/n_min",
+        "arm",
+        "loss",
+        "gap",
+        "rank of Z",
+        "cosine in the rarest fifth",
+        "its norm / head",
+        "NC2 of W",
+    ]
+    return table(head, rows), {"head": head, "rows": rows}
 
 
 def descent(out: Path):

@@ -38,7 +38,7 @@ class Bridge:
     """Estimates and the table. scale: s of the run; gain: what the arm's amplification implies; rows: the table.
 
     threshold: R0 at this scale, None unless the counts are a step with two minority classes or more. majority [K]:
-    the classes with more than the least count (all of them when balanced).
+    the classes above the geometric middle of the counts; all of them where the largest is below 1.5 times the least.
     """
 
     arm: str
@@ -111,7 +111,7 @@ def bridge(
     e_h = float(feature_norm) - 2 * float(origin @ mean) + float(origin @ origin)
     require(e_w > 0 and e_h > 0, "weights, feature_norm", "non-zero after centring", (e_w, e_h), "Nothing was learnt.")
     s = math.sqrt(e_w * e_h)
-    big = n > n.min() if n.max() > n.min() else np.ones(k, dtype=bool)
+    big = n > math.sqrt(n.max() * n.min()) if n.max() >= 1.5 * n.min() else np.ones(k, dtype=bool)
     loss, gram_w, gram_m, logits, threshold = _predict(n, big, s)
     factor = math.sqrt(e_w / e_h)  # the balanced factors, restored to the run's own norms
     gram_w, gram_m = gram_w * factor, centred(gram_m) / factor
@@ -147,8 +147,8 @@ def _predict(n: np.ndarray, big: np.ndarray, s: float):
         etf = np.eye(k) - 1 / k
         gram = etf * k * s / (k - 1)
         return balanced_optimum(k, s), gram, gram, gram, None
-    if levels.size > 2:
-        o = counts_optimum(n, s)
+    if levels.size > 2 or big.all():
+        o = counts_optimum(n, s, tol=1e-6, max_steps=5000)  # a table shows four digits
         return o.loss, o.gram_weights(), o.gram_means(), o.logits, None
     o = step_optimum(int(big.sum()), int((~big).sum()), levels[1] / levels[0], s)
     order = np.argsort(np.argsort(~big, kind="stable"), kind="stable")  # class -> its place, majority first

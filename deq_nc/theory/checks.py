@@ -108,7 +108,8 @@ def float64(function: Callable[..., Any]) -> Callable[..., Any]:
             stack.enter_context(jax.enable_x64(True))
             stack.enter_context(jax.numpy_dtype_promotion("standard"))
             stack.enter_context(jax.default_matmul_precision("highest"))
-            stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
+            with contextlib.suppress(RuntimeError):  # JAX_PLATFORMS may leave the CPU out; a GPU has float64 too
+                stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
             return function(*args, **kwargs)
 
     return run

@@ -23,7 +23,7 @@ from deq_nc.theory.descent import cross_entropies, onto_nuclear_ball, projected_
 class CountsOptimum:
     """Z [K,K] near the optimum for given counts; loss - gap <= true minimum <= loss. float64.
 
-    converged: gap <= tol * loss. multipliers [K]: singular values of Z, whose number above zero is the rank.
+    converged: gap <= tol * loss; where it is False the bound still holds, only wider.
     """
 
     loss: float

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deq_nc.theory.checks import float64, require_dim, require_scale, require_step
+from deq_nc.theory.checks import float64, require, require_dim, require_scale, require_step
 from deq_nc.theory.optimum import StepOptimum
 from deq_nc.theory.roots import bracketed_root
 
@@ -129,6 +129,7 @@ def mapped(function, *args: Any):
     """`function` of float64 scalars over the broadcast of `args`; outputs have the broadcast shape, floats for ()."""
     arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in args))
     shape, size = arrays[0].shape, arrays[0].size
+    require(size > 0, "inputs", "at least one value", shape, "An array given was empty.")
     width = 1 if size == 1 else _BLOCK
     flat = [np.resize(a.reshape(-1), (-(-size // width), width)) for a in arrays]
     blocks = [_compiled(function)(*block) for block in zip(*flat)]
