@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deq_nc.theory.arms import ARMS
-from deq_nc.theory.checks import require, require_counts
+from deq_nc.theory.checks import require, require_counts, require_dim
 from deq_nc.theory.closed_forms import balanced_optimum, seli
 from deq_nc.theory.geometry import block_cosines, centred, gram_distance, nc2, nc3
 from deq_nc.theory.nuclear import counts_optimum
@@ -81,8 +81,8 @@ def bridge(
     weights [K,D]; means [K,D]; feature_norm: mean over classes of the mean squared norm of their features, about the
     same origin as `means` (both may be centred already, then without `bias`); counts [K] training samples; arm:
     explicit, residual, deq, or unrolled; bias [K] of the classifier; amplification of the arm at its features, if
-    measured. Raises ValueError for shapes that disagree, non-finite entries, counts <= 0, an unknown arm, and a run
-    whose W or features are zero.
+    measured. Raises ValueError for shapes that disagree, non-finite entries, counts <= 0, an unknown arm,
+    D < K - 1 (no prediction here fits in it; the message has the best possible), and a run whose W or features are zero.
     """
     n = require_counts(counts)
     W, M = np.asarray(weights, dtype=np.float64), np.asarray(means, dtype=np.float64)
@@ -91,6 +91,7 @@ def bridge(
         require(ok, name, f"shape [K={n.size}, D]", x.shape, "Rows are classes, in the order of counts.")
         require(np.isfinite(x), name, "finite numbers", "NaN or infinity", "The run diverged before this measurement.")
     require(W.shape == M.shape, "means", f"the shape of weights {W.shape}", M.shape, "W meets the features it reads.")
+    require_dim(n.size, W.shape[1])
     known = (*ARMS, "unrolled")
     require(arm in known, "arm", "one of " + ", ".join(known), arm, "Choose one of these.")
     if amplification is not None:

@@ -104,6 +104,7 @@ def test_gain_of_the_amplification_inverts_arm_scale():
         ({"feature_norm": 0.5}, "feature_norm: expected a number >= 1"),
         ({"bias": np.ones(4)}, r"bias: expected shape \[K=3\], got \(4,\)"),
         ({"counts": [5, 0, 5]}, "counts: expected every count > 0"),
+        ({"weights": np.eye(3)[:, :1], "means": np.eye(3)[:, :1]}, "dim: expected d >= K - 1 = 2, got 1.*NC2 stays >="),
         ({"arm": "linear"}, "arm: expected one of explicit, residual, deq, unrolled, got 'linear'"),
         ({"amplification": -1.0}, "amplification: expected a finite number > 0"),
         ({"weights": np.ones((3, 4))}, "weights, feature_norm: expected non-zero after centring"),
