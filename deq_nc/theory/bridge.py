@@ -82,7 +82,7 @@ def bridge(
     same origin as `means` (both may be centred already, then without `bias`); counts [K] training samples; arm:
     explicit, residual, deq, or unrolled; bias [K] of the classifier; amplification of the arm at its features, if
     measured. Raises ValueError for shapes that disagree, non-finite entries, counts <= 0, an unknown arm,
-    D < K - 1 (no prediction here fits in it; the message has the best possible), and a run whose W or features are zero.
+    D < K - 1 (no prediction fits; the message has the best possible), and a run whose W or features are zero.
     """
     n = require_counts(counts)
     W, M = np.asarray(weights, dtype=np.float64), np.asarray(means, dtype=np.float64)
