@@ -122,6 +122,7 @@ def compare(n: int, d: int, k: int, noise: float, rounds: int) -> dict:
     values = {}
     for i in range(rounds + 1):  # the first round compiles and warms up
         for name, run in methods.items():
+            time.sleep(0.5)  # the thread pool of the method before spins for a while after its last task
             start = time.perf_counter()
             out = run()
             if i:
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="NxDxK")
     parser.add_argument("--noise", type=float, default=0.3, help="within-class spread per coordinate; the means have 1")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--name", default=None, help="of the files in --out; speed_noise_<noise> by default")
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     rows = [compare(*map(int, shape.split("x")), args.noise, args.rounds) for shape in args.shapes]
@@ -169,10 +171,9 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         command = f"python -m experiments.benchmarks.collapse --noise {args.noise} --rounds {args.rounds}"
         record = {"command": command, "versions": versions, "rows": rows}
-        (args.out / f"speed_noise_{args.noise}.json").write_text(json.dumps(record, indent=1) + "\n")
-        (args.out / f"speed_noise_{args.noise}.md").write_text(
-            f"`{command}`, {json.dumps(versions)}\n\n" + "\n".join(table) + "\n"
-        )
+        name = args.name or f"speed_noise_{args.noise}"
+        (args.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        (args.out / f"{name}.md").write_text(f"`{command}`, {json.dumps(versions)}\n\n" + "\n".join(table) + "\n")
 
 
 if __name__ == "__main__":
