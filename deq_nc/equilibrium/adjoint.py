@@ -74,13 +74,17 @@ def _stats(*fields: Array) -> AdjointStats:
     return AdjointStats(*(lax.stop_gradient(f).astype(jnp.float32) for f in fields))
 
 
-@jax.custom_jvp
 def first_order(gradient: Array) -> Array:
     """The identity, which refuses to be differentiated: the derivative of an approximate gradient is no Hessian."""
+    return _first_order(gradient) if jnp.issubdtype(gradient.dtype, jnp.floating) else gradient
+
+
+@jax.custom_jvp
+def _first_order(gradient: Array) -> Array:
     return gradient
 
 
-@first_order.defjvp
+@_first_order.defjvp
 def _refuse(primals: tuple, tangents: tuple) -> tuple:
     raise CellError(
         "gradient: expected one derivative with 'jfb' or 'phantom', got a second. They approximate the first and their "

@@ -146,7 +146,6 @@ def _implicit(f, rows: Rows, config, trace, z0, x, theta, budget, probe) -> tupl
                     (1, 1.0) if config.gradient == "jfb" else (config.phantom_steps, config.phantom_damping)
                 )
                 u, stats = neumann(lambda u: matvec(u) + u, -b, terms, damping, budget[2])
-                u = first_order(u)
             evidence.append(stats)
             return u
 
@@ -154,6 +153,8 @@ def _implicit(f, rows: Rows, config, trace, z0, x, theta, budget, probe) -> tupl
             return solve_adjoint(A, g, config, budget[2], budget[3])
 
         x_bar, theta_bar = root_vjp(optimality, z, (x, theta), g, linear_solve)
+        if config.gradient != "implicit":
+            x_bar, theta_bar = jax.tree.map(first_order, (x_bar, theta_bar))
         return None, x_bar, theta_bar, None, evidence[0]
 
     solve.defvjp(forward, backward)

@@ -10,7 +10,7 @@ import pytest
 from deq_nc.equilibrium import EquilibriumConfig, adjoint_probe, equilibrium
 
 SOLVERS = ["anderson", "fixed_point", "broyden"]
-N = 4
+N = 16
 
 
 def cell(z, x, theta):
@@ -51,6 +51,11 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def close(a, b):
+    """Steps and flags equal, numbers to rounding: another batch shape is another program."""
+    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-5, atol=1e-5), a, b)
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_order_padding_and_microbatches_change_nothing(solver):
     x, theta, g = data()
@@ -59,10 +64,10 @@ def test_order_padding_and_microbatches_change_nothing(solver):
     order = np.random.default_rng(1).permutation(8)
     take = lambda i: (jax.tree.map(lambda a: a[i], x), theta, config, g[i])  # noqa: E731
     same(rows(solve(*take(order)), slice(None)), rows(whole, order))
-    same(rows(solve(*take(slice(0, 4))), slice(None)), rows(whole, slice(0, 4)))
+    close(rows(solve(*take(slice(0, 4))), slice(None)), rows(whole, slice(0, 4)))
     padded = jax.tree.map(lambda a: np.concatenate([a, np.zeros_like(a)]), (x, g))
     out = solve(padded[0], theta, config, padded[1])
-    same(rows(out, slice(0, 8)), rows(whole, slice(None)))
+    close(rows(out, slice(0, 8)), rows(whole, slice(None)))
     np.testing.assert_allclose(out[2], whole[2], rtol=1e-6)
 
 
@@ -96,8 +101,8 @@ def test_one_hard_among_63_easy(solver):
     x, theta, g = data(64)
     config = EquilibriumConfig(solver=solver, max_steps=200, tol=1e-5)
     easy = solve(x, theta, config, g)
-    x["rate"] = x["rate"].copy()
-    x["rate"][10] = 1.15
+    x["rate"], x["drive"] = x["rate"].copy(), x["drive"].copy()
+    x["rate"][10], x["drive"][10] = 0.9, 1e-3  # unsaturated, spectral radius near 1
     hard = solve(x, theta, config, g)
     others = np.arange(64) != 10
     assert hard[1].steps[10] > 1.5 * np.max(easy[1].steps)
