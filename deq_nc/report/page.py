@@ -29,6 +29,7 @@ from deq_nc.report.tables import (
     table,
     tables_csv,
 )
+from deq_nc.report.theory import predictions
 
 TEMPLATE = "page.html.j2"
 FLAGS = {  # what collapse.measure counts and leaves out or cannot measure
@@ -178,6 +179,7 @@ def _render(runs: Sequence[Run], tables: Sequence[Table], pictures: Sequence[Any
         # Before any figure: no number without its residual.
         tables_first=2 if len(tables) > 1 and tables[1].title == EVIDENCE_TITLE else 1,
         pictures=[(each, base64.b64encode(each.png).decode("ascii")) for each in pictures],
+        predictions=predictions(runs),
         class_heading=class_heading,
         class_rows=class_rows,
         run_rows=_run_rows(runs),

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from deq_nc.collapse import class_moments, measure, scalars
 from deq_nc.data import Batch, Dataset, gather, padded_batches
-from deq_nc.equilibrium import spectral_radius
+from deq_nc.equilibrium import amplification, spectral_radius
 from deq_nc.losses import LOSSES
 from deq_nc.models import Network
 from deq_nc.training.mesh import padded, replicated, split
@@ -45,12 +45,14 @@ class Measurer:
     """Compiled once per run: `collect` features, `line` of the history, `analysis` at the end."""
 
     def __init__(self, network: Network, dataset: Dataset, train: Corpus, mesh: Mesh) -> None:
-        self.experiment, self.dataset, self.mesh = network.experiment, dataset, mesh
+        self.network, self.experiment, self.dataset, self.mesh = network, network.experiment, dataset, mesh
         self.train, self.test = train, corpus(dataset, "test", mesh)
         self._gather = jax.jit(gather_rows, out_shardings=split(mesh))
         self._forward = jax.jit(_make_forward(network), out_shardings=split(mesh))
         self._summary = jax.jit(summarise)
-        self._radius = jax.jit(_make_radius(network)) if self.experiment.arm == "deq" else None
+        self._radius = (
+            jax.jit(_make_radius(network), out_shardings=replicated(mesh)) if self.experiment.arm == "deq" else None
+        )
         # Gathered onto every device, so that each host can read them; the collapse metrics reduce them once more.
         self._join = jax.jit(
             lambda parts: Features(*(jnp.concatenate(leaves) for leaves in zip(*parts))),
@@ -109,12 +111,17 @@ class Measurer:
         line["spectral_radius"] = self._spectral_radius(state) if solved else None
         return {name: None if value is None or math.isnan(value) else value for name, value in line.items()}
 
-    def _spectral_radius(self, state: TrainState) -> float:
+    def _few(self, state: TrainState) -> tuple[Any, Batch, Array]:
+        """Variables, the first few training images, and a key that follows the step."""
         rows = padded(min(RADIUS_EXAMPLES, self.train.image.shape[0]), self.mesh)
-        index = jnp.arange(rows, dtype=jnp.int32) % self.train.image.shape[0]
+        index = np.arange(rows, dtype=np.int32) % self.train.image.shape[0]
+        index, mask = jax.device_put((index, np.ones(rows, bool)), replicated(self.mesh))
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         key = jax.random.fold_in(stream(self.experiment.seed, "measure"), state.step)
-        return float(self._radius(variables, self.train, index, key).max())
+        return variables, self._gather(self.train, index, mask), key
+
+    def _spectral_radius(self, state: TrainState) -> float:
+        return float(self._radius(*self._few(state)).max())
 
     def analysis(self, state: TrainState) -> dict[str, np.ndarray]:
         """What the figures of a finished run need, as NumPy arrays (analysis.npz)."""
@@ -136,7 +143,17 @@ class Measurer:
             "test_accuracy_per_class": self._counts.per_class(test),
             "train_counts": self.dataset.train_counts,
             "majority": self.dataset.majority,
-        }
+        } | ({} if self._radius is None else {"amplification": self._amplification(state)})
+
+    def _amplification(self, state: TrainState) -> np.ndarray:
+        """||(I - J)^-1||_2 at z* of the examples of the spectral radius: by how much the arm can stretch x."""
+        network = self.network
+
+        def measured(variables: Any, batch: Batch, key: Array) -> Array:
+            problem = network.apply(variables, batch.image, method=network.problem)
+            return amplification(network.f, problem.z, problem.x, problem.theta, key)
+
+        return np.asarray(jax.jit(measured, out_shardings=replicated(self.mesh))(*self._few(state)))
 
 
 class _Confusion:
@@ -212,8 +229,7 @@ def _make_forward(network: Network) -> Callable[..., Features]:
 
 
 def _make_radius(network: Network) -> Callable[..., Array]:
-    def radius(variables: Any, corpus: Corpus, index: Array, key: Array) -> Array:
-        batch = gather_rows(corpus, index, index >= 0)
+    def radius(variables: Any, batch: Batch, key: Array) -> Array:
         problem = network.apply(variables, batch.image, method=network.problem)
         return spectral_radius(network.f, problem.z, problem.x, problem.theta, key)
 
