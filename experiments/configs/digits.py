@@ -10,10 +10,10 @@ from deq_nc.config import DataConfig, EquilibriumConfig, Experiment, ModelConfig
 experiment = Experiment(
     recipe="digits",
     data=DataConfig(name="digits"),
-    model=ModelConfig(encoder="conv", norm="batch", width=32, cell="dense", features=64, inner=64, gain=0.8),
+    model=ModelConfig(encoder="conv", norm="batch", width=32, cell="dense", features=128, inner=128, gain=0.8),
     solver=EquilibriumConfig(solver="anderson", tol=1e-4, max_steps=50, adjoint_tol=1e-3, adjoint_max_steps=50),
     train=TrainConfig(
-        epochs=200,
+        epochs=300,
         batch_size=128,
         learning_rate=0.1,
         momentum=0.9,
