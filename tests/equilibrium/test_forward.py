@@ -171,7 +171,7 @@ def test_bfloat16_cells_are_solved_in_float32():
     # Compiled, XLA keeps float32 between the fused operations of the cell; op by op it does not.
     np.testing.assert_allclose(stats.residual, true, rtol=0.2)
     for came in (z, narrow):
-        assert np.abs(np.asarray(came, np.float64) - exact).max() < 0.05
+        assert np.abs(np.asarray(came, np.float64) - np.asarray(exact)).max() < 0.05
 
 
 def test_trajectory_is_the_solve_step_by_step():
