@@ -6,9 +6,9 @@ Each system solves the same cell with the same weights and input, and each is gi
 (of parameters and input together) is within 2 % of its own converged gradient. The chosen settings are then timed round
 by round, one after another, and what is reported is the median over rounds of the ratio to ours: a busy machine slows a
 round, not a system. The floor is forward evaluations x cell + adjoint products x vjp + one parameter vjp, each measured
-inside a loop of the same kind. `taskset -c 0 ... --cpu-clock` counts processor time on one core: on a shared machine
-torch's two threads wait for each other at every operation, which measures the machine. torchdeq is compared where it is installed (extra `bench`), on CPU or on CUDA where both
-jax and torch see a GPU. Cost: about ten minutes on two cores.
+inside a loop of the same kind. torchdeq is compared where it is installed (extra `bench`), on CPU, or on CUDA where
+both jax and torch see a GPU. `taskset -c 0 ... --cpu-clock` counts processor time on one core: on a shared machine
+torch's two threads wait for each other at every operation, which measures the machine. Cost: a quarter of an hour.
 """
 
 from __future__ import annotations
