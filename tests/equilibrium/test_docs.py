@@ -1,0 +1,10 @@
+"""The example of docs/equilibrium.md (an own f, no flax, trained) is run as it is printed."""
+
+import pathlib
+import re
+
+
+def test_the_printed_example_runs_and_learns():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "equilibrium.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    exec(compile(block, "docs/equilibrium.md", "exec"), {})
