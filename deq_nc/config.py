@@ -18,8 +18,10 @@ Gradient = Literal["implicit", "jfb", "phantom", "unrolled"]
 Adjoint = Literal["anderson", "neumann", "gmres", "bicgstab", "normal_cg"]
 Imbalance = Literal["none", "step", "longtail"]
 Encoder = Literal["conv", "resnet18", "identity"]
-Cell = Literal["conv", "dense", "linear"]
+Cell = Literal["conv", "dense", "linear", "monotone", "monotone_conv", "multiscale"]
 Norm = Literal["batch", "group"]
+CellNorm = Literal["none", "batch"]
+Dtype = Literal["float32", "bfloat16"]
 Schedule = Literal["collapse", "paper", "cosine"]
 Decay = Literal["coupled", "decoupled"]
 Augment = Literal["none", "crop", "crop_flip"]
@@ -118,7 +120,8 @@ class DataConfig:
 class ModelConfig:
     """Encoder -> H0 -> arm -> pooled features [B, D] -> linear classifier with bias.
 
-    `gain` bounds the Lipschitz constant of z -> f(z, x); below 1 the equilibrium exists and is unique.
+    `gain` bounds the Lipschitz constant of z -> f(z, x); below 1 the equilibrium exists and is unique. The monotone
+    cells are (1 - gain)-strongly monotone instead. Raises ConfigError for a combination that no cell offers.
     """
 
     encoder: Encoder = "conv"
@@ -130,14 +133,26 @@ class ModelConfig:
     depth: int = 1  # layers of the explicit and residual arms (the inner width is divided by it)
     unroll: int = 10  # applications of the cell in the unrolled arm
     gain: float = 0.8
+    cell_norm: CellNorm = "none"  # of the hidden units inside the cell
+    dropout: float = 0.0  # rate, of the hidden units inside the cell; one mask per step, fixed over the solve
+    dtype: Dtype = "float32"  # of the cell's arithmetic; parameters and solver stay float32
 
     def __post_init__(self) -> None:
         _require_known("model.encoder", self.encoder, Encoder)
         _require_known("model.norm", self.norm, Norm)
         _require_known("model.cell", self.cell, Cell)
+        _require_known("model.cell_norm", self.cell_norm, CellNorm)
+        _require_known("model.dtype", self.dtype, Dtype)
         for name in ("width", "features", "inner", "depth", "unroll"):
             _require(getattr(self, name) >= 1, f"model.{name}", "an integer >= 1", getattr(self, name), "Raise it.")
         _require(0 < self.gain < 1, "model.gain", "a number in (0, 1)", self.gain, "1 or more loses the contraction.")
+        _require(0 <= self.dropout < 1, "model.dropout", "a number in [0, 1)", self.dropout, "0 turns it off.")
+        if self.cell not in ("dense", "conv", "multiscale"):
+            has_none = f"The cell {self.cell} has no hidden units; take dense, conv or multiscale."
+            _require(self.cell_norm == "none", "model.cell_norm", "none", self.cell_norm, has_none)
+            _require(self.dropout == 0, "model.dropout", "0", self.dropout, has_none)
+        if self.cell == "monotone_conv":
+            _require(self.dtype == "float32", "model.dtype", "float32", self.dtype, "Its FFTs have no narrower type.")
 
 
 @dataclass(frozen=True)

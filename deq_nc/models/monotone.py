@@ -8,9 +8,10 @@ What is solved is therefore the Peaceman-Rachford splitting of the same equation
 
     u = |u| C + 2 alpha (x + b) R,   R = (I + alpha F)^-1,   C = 2 R - I
 
-At its fixed point relu(u) solves the equation above. |.| is 1-Lipschitz and |C|^2 <= 1 - 4 alpha m / (1 + alpha L)^2 for
-L >= |F|; the cell takes alpha = 1 / L (L by norms.py): a contraction with constant sqrt(1 - m / L) for any weights. The
-forward-backward splitting has sqrt(1 - m^2 / L^2) for the same cost per step, since R is formed once, outside the loop.
+At its fixed point relu(u) solves the equation above. |.| is 1-Lipschitz and |C|^2 <= 1 - 4 alpha m / (1 + alpha L)^2
+for L >= |F|; the cell takes alpha = 1 / L (L by norms.py): a contraction with constant sqrt(1 - m / L) for any weights.
+The forward-backward splitting has sqrt(1 - m^2 / L^2) for the same cost per step, since R is formed once, outside the
+loop.
 
 The convolution is circular, W is then one D x D matrix per spatial frequency, and C is applied between two FFTs.
 Sources: Winston and Kolter 2020, Monotone operator equilibrium networks; Ryu and Boyd 2016, section 6.

@@ -7,9 +7,9 @@ Letters: z = (high [B, h, w, C], low [B, h/2, w/2, C]), U_s, V_s the 3 x 3 convo
     g(z)     = (V_h hidden_h + up hidden_l, down hidden_h + V_l hidden_l)
 
 |U_s| <= 1. The four maps of the second line are one linear map whose norm is at most that of the 2 x 2 matrix of their
-bounds, N = [[|V_h|, 2 |K_up|], [|K_down|, |V_l|]] (repeating a pixel four times doubles the norm; the patches of down do
-not overlap, so its norm is that of a matrix). All four are multiplied by gain / |N|: f is a gain-contraction of the joint
-state, and training may still move weight between the scales.
+bounds, N = [[|V_h|, 2 |K_up|], [|K_down|, |V_l|]] (repeating a pixel four times doubles the norm; the patches of down
+do not overlap, so its norm is that of a matrix). All four are multiplied by gain / |N|: f is a gain-contraction of the
+joint state, and training may still move weight between the scales.
 Source: Bai, Koltun and Kolter 2020, Multiscale deep equilibrium models.
 """
 

@@ -7,8 +7,14 @@ Letters: x = H0 (the injection, normalised for spatial cells), g the cell's map,
     explicit   z_{l+1} = g(z_l, theta_l), z_0 = x        `depth` layers of their own weights
     residual   z_{l+1} = z_l + g(z_l, theta_l), z_0 = x  likewise (control: a skip without an equilibrium)
 
+A cell may refine this (cells.py): a state of several arrays made from x (`start`), an injection that depends on theta
+(`drive`), another map for a layer than for the solve (`layer`), features that are a function of the state (`read`).
+
 The inner width of explicit and residual layers is inner / depth, so that all arms have the same matrices' parameters
-(the linear cell has no inner width: there depth must be 1 for that).
+(the linear and monotone cells hold a D x D matrix too: there depth must be 1 for that).
+
+In training with batch norm in the cell each layer's running statistics move once, from the state it was last applied to
+(z* for the deq arm); every application of the step used the statistics of the step before.
 """
 
 from __future__ import annotations
@@ -17,10 +23,11 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from deq_nc.config import Experiment
 from deq_nc.equilibrium import AdjointStats, SolveStats, equilibrium
-from deq_nc.models.cells import CELLS
+from deq_nc.models.cells import CELLS, State, in_dtype, make_weights
 from deq_nc.models.encoders import ENCODERS
 
 Array = jax.Array
@@ -38,14 +45,20 @@ class Output(NamedTuple):
 class Problem(NamedTuple):
     """The solve inside the deq arm: z* = f(z*, x, theta), for diagnostics."""
 
-    z: Array
-    x: Array
+    z: State
+    x: State  # what f adds: the cell's drive
     theta: Any
 
 
-def pool(z: Array) -> Array:
-    """Mean over space: [B, h, w, D] -> [B, D]; a flat z passes through."""
-    return z.mean(axis=(1, 2)) if z.ndim == 4 else z
+def pool(z: State) -> Array:
+    """Mean over space: [B, h, w, D] -> [B, D]; a flat z passes through; several scales are averaged."""
+    means = [leaf.mean(axis=(1, 2)) if leaf.ndim == 4 else leaf for leaf in jax.tree.leaves(z)]
+    return means[0] if len(means) == 1 else sum(means) / len(means)
+
+
+def add(a: State, b: State) -> State:
+    """a + b, leaf by leaf."""
+    return jax.tree.map(jnp.add, a, b)
 
 
 class Network(nn.Module):
@@ -61,15 +74,15 @@ class Network(nn.Module):
         model, arm = self.experiment.model, self.experiment.arm
         self.encoder = ENCODERS[model.encoder](model.features, model.width, model.norm)
         layers = model.depth if arm in ("explicit", "residual") else 1
-        weights = CELLS[model.cell].weights
-        self.cells = [weights(model.features, model.inner // layers, model.gain) for _ in range(layers)]
+        self.cells = [make_weights(model, layers) for _ in range(layers)]
         if CELLS[model.cell].spatial:
             self.injection = nn.GroupNorm(num_groups=None, group_size=8)
         self.classifier = nn.Dense(self.num_classes)
 
-    def f(self, z: Array, x: Array, theta: Any) -> Array:
-        """f(z, x, theta) = x + g(z, theta); pure, a gain-contraction in z."""
-        return x + CELLS[self.experiment.model.cell].g(z, theta)
+    def f(self, z: State, x: State, theta: Any) -> State:
+        """f(z, x, theta) = x + g(z, theta); pure, a contraction in z (a gain-contraction unless monotone)."""
+        model = self.experiment.model
+        return add(x, in_dtype(CELLS[model.cell].g, model.dtype)(z, theta))
 
     def inject(self, image: Array, train: bool, mask: Array | None = None) -> Array:
         """x = H0, pooled for flat cells, normalised for spatial ones."""
@@ -80,37 +93,55 @@ class Network(nn.Module):
         self, image: Array, train: bool = False, mask: Array | None = None, probe: AdjointStats | None = None
     ) -> Output:
         x = self.inject(image, train, mask)
-        thetas = [cell(x) for cell in self.cells]
-        z, stats = self._refine(x, thetas, probe)
+        thetas = [cell(x, train) for cell in self.cells]
+        z, seen, stats = self._refine(x, thetas, probe)
+        if train and self.experiment.model.cell_norm == "batch":
+            for cell, state in zip(self.cells, seen):
+                cell.observe(state, mask)
         features = pool(z)
         return Output(self.classifier(features), features, pool(x), stats)
 
-    def _refine(self, x: Array, thetas: list[Any], probe: AdjointStats | None) -> tuple[Array, SolveStats | None]:
+    def _refine(
+        self, x: Array, thetas: list[Any], probe: AdjointStats | None
+    ) -> tuple[State, list[State], SolveStats | None]:
+        """(refined state, the state each layer was last applied to, evidence)."""
         arm, model = self.experiment.arm, self.experiment.model
-        g = CELLS[model.cell].g
-        z = x
-        if arm == "deq":
-            # Not self.f: flax wraps methods of modules, and a wrapped method is not a pure function.
-            return equilibrium(
-                lambda z, x, theta: x + g(z, theta), x, x, thetas[0], self.experiment.solver, probe=probe
-            )
-        if arm == "unrolled":
-            for _ in range(model.unroll):
-                z = x + g(z, thetas[0])
-        elif arm == "residual":
-            for theta in thetas:
-                z = z + g(z, theta)
-        else:
-            for theta in thetas:
-                z = g(z, theta)
-        return z, None
+        cell = CELLS[model.cell]
+        g, layer = (in_dtype(map, model.dtype) for map in (cell.g, cell.layer or cell.g))
+        z = cell.start(x)
+        if arm in ("deq", "unrolled"):
+            drive, stats = cell.drive(z, thetas[0]), None
+            if arm == "deq":
+                z, stats = self._solve(z, drive, thetas[0], probe)
+                seen = [z]
+            else:
+                for _ in range(model.unroll):
+                    seen = [z]
+                    z = add(drive, g(z, thetas[0]))
+            return cell.read(z), seen, stats
+        seen = []
+        for theta in thetas:
+            seen.append(z)
+            z = add(z, layer(z, theta)) if arm == "residual" else layer(z, theta)
+        return z, seen, None
+
+    def _solve(
+        self, z0: State, drive: State, theta: Any, probe: AdjointStats | None = None
+    ) -> tuple[State, SolveStats]:
+        model = self.experiment.model
+        g = in_dtype(CELLS[model.cell].g, model.dtype)
+        # Not self.f: flax wraps methods of modules, and a wrapped method is not a pure function.
+        return equilibrium(
+            lambda z, x, theta: add(x, g(z, theta)), z0, drive, theta, self.experiment.solver, probe=probe
+        )
 
     def problem(self, image: Array) -> Problem:
         """The solve of the deq arm at these images, in eval mode: for the spectral radius and other diagnostics."""
         x = self.inject(image, False)
         theta = self.cells[0](x)
-        z, _ = self._refine(x, [theta], None)
-        return Problem(z, x, theta)
+        z0 = CELLS[self.experiment.model.cell].start(x)
+        drive = CELLS[self.experiment.model.cell].drive(z0, theta)
+        return Problem(self._solve(z0, drive, theta)[0], drive, theta)
 
 
 def count_parameters(params: dict[str, Any]) -> dict[str, int]:
