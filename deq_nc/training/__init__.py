@@ -1,7 +1,7 @@
 """The story of a run: mesh, state, step, measurement, checkpoints, progress; read `loop.py` from top to bottom.
 
-`mesh` is the only place where shardings are written, `step` and `measure` hold the compiled functions, `folder` and
-`checkpoint` what is on disk, `progress` what a person sees.
+`mesh` is the only place where shardings are written; `step` and `evaluate` hold the functions that `program` compiles,
+`measure` turns a state into numbers, `folder` and `checkpoint` keep what is on disk, `progress` is what a person sees.
 """
 
 from deq_nc.training.folder import default_workdir

@@ -22,15 +22,16 @@ import numpy as np
 from deq_nc.config import ConfigError, Experiment
 from deq_nc.data import Dataset, load, steps_per_epoch
 from deq_nc.losses import LOSSES
-from deq_nc.models import Network, count_parameters
+from deq_nc.models import count_parameters
 from deq_nc.training.checkpoint import Checkpoints
 from deq_nc.training.folder import RunFolder, default_workdir
 from deq_nc.training.measure import Measurer
 from deq_nc.training.mesh import agreed, data_mesh, is_leader, preempted_anywhere
-from deq_nc.training.optimizer import optimizer, schedule
+from deq_nc.training.optimizer import schedule
+from deq_nc.training.program import Program, program
 from deq_nc.training.progress import Display
 from deq_nc.training.state import Logs, TrainState
-from deq_nc.training.step import corpus, initial_state, make_order, make_train_step
+from deq_nc.training.step import Corpus, corpus
 from deq_nc.training.versions import versions
 
 Status = Literal["finished", "already finished", "stopped"]
@@ -61,15 +62,12 @@ def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> t
 
     # -- The model on the devices --------------------------------------------------------------------------------
     mesh = data_mesh(devices)
-    network = Network(experiment, dataset.num_classes)
-    update = optimizer(experiment.train, steps)
-    state = initial_state(network, update, dataset.image_shape, mesh)
+    compiled = program(experiment, dataset, mesh)
+    state = compiled.init(experiment.seed)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     folder.require_space((experiment.train.keep_checkpoints + 2) * size + 32 * 2**20)
     train_set = corpus(dataset, "train", mesh)
-    order = make_order(experiment, len(dataset.train_labels), steps, mesh)
-    step = make_train_step(network, update, len(dataset.train_labels), mesh)
-    measurer = Measurer(network, dataset, train_set, mesh)
+    measurer = Measurer(compiled, dataset, train_set)
 
     with (
         display,
@@ -93,7 +91,7 @@ def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> t
         logs, step_seconds = state.logs, []
         for epoch in range(begun // steps, experiment.train.epochs):
             clock = time.monotonic()
-            state, logs, stopped = _epoch(step, order(state.step), state, train_set, steps, display, stop)
+            state, logs, stopped = _epoch(compiled, state, train_set, display, stop)
             _refuse_bad(logs, steps, checkpoints, folder)
             if stopped:
                 break
@@ -139,18 +137,19 @@ def measured_epochs(epochs: int, count: int) -> set[int]:
 
 
 def _epoch(
-    step: Any, order: Any, state: TrainState, train_set: Any, steps: int, display: Display, stop: _Stop
+    compiled: Program, state: TrainState, train_set: Corpus, display: Display, stop: _Stop
 ) -> tuple[TrainState, Logs, bool]:
     """The rest of the epoch that `state` is in; True if a signal cut it short."""
     flying: deque[Logs] = deque()
     logs, looked = state.logs, time.monotonic()
     begun = int(state.step)
-    ahead = steps - begun % steps
+    ahead = compiled.steps - begun % compiled.steps
+    order = compiled.order(state.seed, state.step)
     with jax.transfer_guard("disallow"):
         for done in range(ahead):
             if done and stop.at(begun + done):
                 return state, jax.device_get(logs), True
-            state, logs = step(state, train_set, order)
+            state, logs = compiled.step(state, train_set, order)
             flying.append(logs)
             if len(flying) > IN_FLIGHT:
                 jax.block_until_ready(flying.popleft())

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from deq_nc.config import ConfigError, Experiment
-from deq_nc.data import load, steps_per_epoch
-from deq_nc.models import Network
+from deq_nc.data import load
 from deq_nc.training.checkpoint import Checkpoints
 from deq_nc.training.folder import RunFolder
 from deq_nc.training.measure import Measurer
 from deq_nc.training.mesh import data_mesh
-from deq_nc.training.optimizer import optimizer
-from deq_nc.training.step import corpus, initial_state
+from deq_nc.training.program import program
+from deq_nc.training.step import corpus
 
 
 def remeasure(path: Path) -> dict[str, Any]:
@@ -22,13 +21,11 @@ def remeasure(path: Path) -> dict[str, Any]:
         raise ConfigError(f"run: expected a run folder with config.json, got {path}. `deq-nc train` makes one.")
     experiment = Experiment.from_json((path / "config.json").read_text())
     folder, dataset, mesh = RunFolder(path), load(experiment.data), data_mesh()
-    steps = steps_per_epoch(len(dataset.train_labels), experiment.train.batch_size)
-    network, update = Network(experiment, dataset.num_classes), optimizer(experiment.train, steps)
-    state = initial_state(network, update, dataset.image_shape, mesh)
+    compiled = program(experiment, dataset, mesh)
     with Checkpoints(folder.checkpoints, experiment.train.keep_checkpoints) as checkpoints:
-        restored = checkpoints.restore(state, mesh, print)
-    if restored is None:
+        state = checkpoints.restore(compiled.init(experiment.seed), mesh, print)
+    if state is None:
         raise ConfigError(f"run: {path} has no checkpoint to measure yet. Train it first.")
-    step = int(restored.step)
-    measurer = Measurer(network, dataset, corpus(dataset, "train", mesh), mesh)
-    return {"epoch": step // steps, "step": step, **measurer.line(restored, restored.logs)}
+    step = int(state.step)
+    measurer = Measurer(compiled, dataset, corpus(dataset, "train", mesh))
+    return {"epoch": step // compiled.steps, "step": step, **measurer.line(state, state.logs)}

@@ -40,8 +40,12 @@ class Logs(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """`step` counts finished steps; everything random follows from (seed, stream, step)."""
+    """`step` counts finished steps; everything random follows from (seed, stream, step).
 
+    The seed is data, not a constant of the compiled program: runs that differ in it share one.
+    """
+
+    seed: Array  # int32 []
     step: Array  # int32 []
     params: Any
     batch_stats: Any
@@ -49,9 +53,9 @@ class TrainState(NamedTuple):
     logs: Logs
 
 
-STREAMS = ("init", "order", "augment", "measure")
+STREAMS = ("init", "order", "augment", "dropout", "measure")
 
 
-def stream(seed: int, name: str) -> Array:
+def stream(seed: Array | int, name: str) -> Array:
     """The key of a named stream; fold a step or an epoch into it."""
     return jax.random.fold_in(jax.random.key(seed), STREAMS.index(name))

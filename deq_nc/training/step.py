@@ -1,4 +1,4 @@
-"""The two compiled functions of training: the order of an epoch and one step.
+"""The compiled functions of training: the first state, the order of an epoch, one step.
 
 Letters: B rows of a batch (padded to the devices), N training images, y labels, n [K] training counts.
 """
@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from deq_nc.config import Experiment
 from deq_nc.data import Batch, Dataset, epoch_permutation, gather
 from deq_nc.equilibrium import AdjointStats, adjoint_probe
 from deq_nc.losses import LOSSES
 from deq_nc.models import Network
 from deq_nc.training.mesh import padded, replicated, split
+from deq_nc.training.optimizer import optimizer
 from deq_nc.training.state import Logs, TrainState, stream
 
 Array = jax.Array
@@ -41,31 +41,31 @@ def corpus(dataset: Dataset, part: str, mesh: Mesh) -> Corpus:
     return jax.device_put(Corpus(images, labels, dataset.mean, dataset.std, counts), replicated(mesh))
 
 
-def initial_state(
-    network: Network, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], mesh: Mesh
-) -> TrainState:
-    """Parameters from the stream "init" of the seed; the same on every number of devices."""
+def make_init(network: Network, image_shape: tuple[int, ...], steps: int, mesh: Mesh) -> Callable[[int], TrainState]:
+    """init(seed) -> the state before the first step; the same on every number of devices."""
+    update = optimizer(network.experiment.train, steps)
 
-    def init(key: Array) -> TrainState:
-        variables = network.init(key, jnp.zeros((mesh.size, *image_shape)), True)
+    def init(seed: Array) -> TrainState:
+        images = jnp.zeros((mesh.size, *image_shape))
+        variables = network.init(stream(seed, "init"), images, True)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
-        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), Logs.zero())
+        return TrainState(seed, jnp.zeros((), jnp.int32), params, batch_stats, update.init(params), Logs.zero())
 
-    return jax.jit(init, out_shardings=replicated(mesh))(stream(network.experiment.seed, "init"))
+    compiled = jax.jit(init, out_shardings=replicated(mesh))
+    return lambda seed: compiled(jnp.asarray(seed, jnp.int32))
 
 
-def make_order(experiment: Experiment, size: int, steps: int, mesh: Mesh) -> Callable[[Array], Array]:
-    """order(step) -> the permutation of the epoch that `step` falls in, int32 [N]."""
-    key = stream(experiment.seed, "order")
+def make_order(size: int, steps: int, mesh: Mesh) -> Callable[[Array, Array], Array]:
+    """order(seed, step) -> the permutation of the epoch that `step` falls in, int32 [N]."""
 
-    def order(step: Array) -> Array:
-        return epoch_permutation(jax.random.fold_in(key, step // steps), size)
+    def order(seed: Array, step: Array) -> Array:
+        return epoch_permutation(jax.random.fold_in(stream(seed, "order"), step // steps), size)
 
     return jax.jit(order, out_shardings=replicated(mesh))
 
 
 def make_train_step(
-    network: Network, optimizer: optax.GradientTransformation, size: int, mesh: Mesh
+    network: Network, size: int, steps: int, mesh: Mesh
 ) -> Callable[[TrainState, Corpus, Array], tuple[TrainState, Logs]]:
     """step(state, corpus, order) -> (state after one batch, logs of the epoch so far); the state is donated.
 
@@ -73,26 +73,29 @@ def make_train_step(
     """
     experiment = network.experiment
     config, loss_of = experiment.train, LOSSES[experiment.train.loss]
-    steps = -(-size // config.batch_size)
+    update = optimizer(config, steps)
     rows = padded(config.batch_size, mesh)
-    augment_key = stream(experiment.seed, "augment")
 
-    def draw(corpus: Corpus, order: Array, step: Array) -> Batch:
+    def draw(corpus: Corpus, order: Array, seed: Array, step: Array) -> Batch:
         row = jnp.arange(rows, dtype=jnp.int32)
         place = (step % steps) * config.batch_size + row
         mask = (row < config.batch_size) & (place < size)
         index = order[place % size]
-        key = jax.random.fold_in(augment_key, step)
+        key = jax.random.fold_in(stream(seed, "augment"), step)
         batch = gather(corpus.image, corpus.label, index, mask, corpus.mean, corpus.std, key, experiment.data.augment)
         return jax.lax.with_sharding_constraint(batch, split(mesh))
 
     def train_step(state: TrainState, corpus: Corpus, order: Array) -> tuple[TrainState, Logs]:
-        batch = draw(corpus, order, state.step)
+        batch = draw(corpus, order, state.seed, state.step)
         count = batch.mask.sum()
+
+        rngs = {"dropout": jax.random.fold_in(stream(state.seed, "dropout"), state.step)}
 
         def objective(params: Any, probe: AdjointStats) -> tuple[Array, Any]:
             variables = {"params": params, "batch_stats": state.batch_stats}
-            output, updated = network.apply(variables, batch.image, True, batch.mask, probe, mutable=["batch_stats"])
+            output, updated = network.apply(
+                variables, batch.image, True, batch.mask, probe, rngs=rngs, mutable=["batch_stats"]
+            )
             losses = jnp.where(batch.mask, loss_of(output.logits, batch.label, corpus.counts), 0.0)
             return losses.sum() / count, (losses, output, updated.get("batch_stats", {}))
 
@@ -100,7 +103,7 @@ def make_train_step(
         (_, (losses, output, batch_stats)), (gradient, evidence) = jax.value_and_grad(
             objective, argnums=(0, 1), has_aux=True
         )(state.params, adjoint_probe(rows))
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        updates, opt_state = update.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
         def total(values: Array) -> Array:
@@ -126,6 +129,6 @@ def make_train_step(
         fresh = state.step % steps == 0
         earlier = jax.tree.map(lambda zero, old: jnp.where(fresh, zero, old), Logs.zero(), state.logs)
         logs = earlier.merge(logs)
-        return TrainState(state.step + 1, params, batch_stats, opt_state, logs), logs
+        return TrainState(state.seed, state.step + 1, params, batch_stats, opt_state, logs), logs
 
     return jax.jit(train_step, donate_argnums=0, out_shardings=replicated(mesh))

@@ -19,8 +19,8 @@ from deq_nc.training.loop import measured_epochs
 from deq_nc.training.remeasure import remeasure
 
 CONTRACT = (
-    "epoch step seconds train_loss train_accuracy test_loss test_accuracy test_accuracy_majority test_accuracy_minority "
-    "nc1 nc2_means nc2_weights nc3 nc4 solver_steps solver_residual unconverged adjoint_residual"
+    "epoch step seconds train_loss train_accuracy test_loss test_accuracy "
+    "test_accuracy_majority test_accuracy_minority nc1 nc2_means nc2_weights nc3 nc4 solver_steps solver_residual unconverged adjoint_residual"
 ).split()
 
 
@@ -107,19 +107,16 @@ def test_a_batch_that_devices_do_not_divide_is_padded_and_masked(finished, in_fo
         np.testing.assert_allclose(runs[1][key], runs[0][key], rtol=2e-3, err_msg=key)
 
 
-def test_one_trace_per_step_function(finished, in_folder, monkeypatch):
-    from deq_nc.training import loop
+def test_one_trace_per_step_function_and_seeds_share_it(finished, in_folder):
+    from deq_nc.data import load
+    from deq_nc.training.mesh import data_mesh
+    from deq_nc.training.program import program
 
-    made = []
-    make = loop.make_train_step
-
-    def spy(*args):
-        made.append(make(*args))
-        return made[-1]
-
-    monkeypatch.setattr(loop, "make_train_step", spy)
-    train(in_folder(train__epochs=2), devices=jax.devices()[:1], quiet=True)
-    assert [step._cache_size() for step in made] == [1]
+    experiment, folder = finished
+    other, _ = train(in_folder(seed=1), devices=jax.devices()[:1], quiet=True)
+    compiled = program(experiment, load(experiment.data), data_mesh(jax.devices()[:1]))
+    assert compiled.step._cache_size() == 1 and compiled.order._cache_size() == 1
+    assert numbers(other)[0]["train_loss"] != numbers(folder)[0]["train_loss"]
 
 
 def test_corrupt_checkpoint_falls_back_and_says_so(finished, in_folder, capsys):
@@ -143,9 +140,9 @@ def _run_until(experiment, epoch):
 
     original = loop._epoch
 
-    def stopping(step, order, state, train_set, steps, display, stop):
-        result = original(step, order, state, train_set, steps, display, stop)
-        stop.is_set = int(result[0].step) // steps >= epoch
+    def stopping(compiled, state, train_set, display, stop):
+        result = original(compiled, state, train_set, display, stop)
+        stop.is_set = int(result[0].step) // compiled.steps >= epoch
         return result
 
     loop._epoch = stopping

@@ -1,0 +1,120 @@
+"""The compiled functions of a measurement: features in eval mode, their summary, their collapse, the solve's spectrum.
+
+Letters: H [N, D] features, y [N] labels, W [K, D] classifier weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from deq_nc.collapse import Collapse, measure
+from deq_nc.data import Batch, gather
+from deq_nc.equilibrium import amplification, spectral_radius
+from deq_nc.losses import LOSSES
+from deq_nc.models import Network
+from deq_nc.training.step import Corpus
+
+Array = jax.Array
+
+
+class Features(NamedTuple):
+    """One pass over a data set, rows in its order, padding rows masked; the evidence of the solve that gave H."""
+
+    features: Array  # H [N, D]
+    initial: Array  # pooled H0 [N, D]
+    labels: Array  # y [N]
+    mask: Array  # [N]
+    correct: Array  # bool [N]
+    loss: Array  # [N]
+    steps: Array  # [N], 0 where nothing is solved
+    residual: Array  # [N]
+    converged: Array  # [N]
+
+
+def rows(corpus: Corpus, index: Array, mask: Array) -> Batch:
+    """Rows of a data set, normalised, not augmented."""
+    return gather(corpus.image, corpus.label, index, mask, corpus.mean, corpus.std)
+
+
+def join(parts: list[Features]) -> Features:
+    """Batches, in order, as one."""
+    return Features(*(jnp.concatenate(leaves) for leaves in zip(*parts)))
+
+
+def summary(part: Features) -> dict[str, Array]:
+    """Means over the unmasked rows; `residual` is the worst."""
+
+    def mean(values: Array) -> Array:
+        return jnp.where(part.mask, values, 0).sum() / part.mask.sum()
+
+    return {
+        "loss": mean(part.loss),
+        "accuracy": mean(part.correct),
+        "feature_norm": mean(jnp.linalg.norm(part.features, axis=1)),
+        "steps": mean(part.steps),
+        "unconverged": mean(~part.converged),
+        "residual": jnp.where(part.mask, part.residual, 0).max(),
+    }
+
+
+def classifier(params: Any) -> tuple[Array, Array]:
+    """W [K, D] and bias [K] of a network's parameters."""
+    return params["classifier"]["kernel"].T, params["classifier"]["bias"]
+
+
+def make_collapse(num_classes: int) -> Callable[[Features, Any, Array | None], Collapse]:
+    """collapse(features, params, majority): every metric, blocks where majority [K] is given."""
+
+    def collapse(part: Features, params: Any, majority: Array | None) -> Collapse:
+        weights, bias = classifier(params)
+        return measure(
+            part.features,
+            part.labels,
+            weights,
+            bias,
+            num_classes=num_classes,
+            mask=part.mask,
+            majority=majority,
+        )
+
+    return collapse
+
+
+def make_forward(network: Network) -> Callable[[Any, Batch, Array], Features]:
+    """forward(variables, batch, counts): one batch in eval mode."""
+    loss_of = LOSSES[network.experiment.train.loss]
+
+    def forward(variables: Any, batch: Batch, counts: Array) -> Features:
+        output = network.apply(variables, batch.image, False)
+        zeros = jnp.zeros(batch.label.shape)
+        stats = output.stats
+        return Features(
+            output.features,
+            output.initial,
+            batch.label,
+            batch.mask,
+            output.logits.argmax(-1) == batch.label,
+            loss_of(output.logits, batch.label, counts),
+            zeros if stats is None else stats.steps.astype(jnp.float32),
+            zeros if stats is None else stats.residual,
+            zeros == 0 if stats is None else stats.converged,
+        )
+
+    return forward
+
+
+def make_spectrum(network: Network) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    """(radius, amplification)(variables, batch, key) [B] at z*: of df/dz, and ||(I - df/dz)^-1||_2."""
+
+    def at(measure: Callable[..., Array]) -> Callable[..., Array]:
+        def measured(variables: Any, batch: Batch, key: Array) -> Array:
+            problem = network.apply(variables, batch.image, method=network.problem)
+            return measure(network.f, problem.z, problem.x, problem.theta, key)
+
+        return measured
+
+    return at(spectral_radius), at(amplification)

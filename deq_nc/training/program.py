@@ -1,0 +1,66 @@
+"""Everything compiled for one experiment, made once and shared by the seeds that follow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from deq_nc.config import Experiment
+from deq_nc.data import Dataset, steps_per_epoch
+from deq_nc.models import Network
+from deq_nc.training import evaluate
+from deq_nc.training.mesh import replicated, split
+from deq_nc.training.step import make_init, make_order, make_train_step
+
+
+class Program(NamedTuple):
+    """The functions of training and measuring, each jitted with its shardings; `steps` an epoch."""
+
+    steps: int
+    mesh: Mesh
+    network: Network
+    init: Callable[..., Any]
+    order: Callable[..., Any]
+    step: Callable[..., Any]
+    rows: Callable[..., Any]
+    forward: Callable[..., Any]
+    join: Callable[..., Any]
+    summary: Callable[..., Any]
+    collapse: Callable[..., Any]
+    radius: Callable[..., Any] | None
+    amplification: Callable[..., Any] | None
+
+
+def program(experiment: Experiment, dataset: Dataset, mesh: Mesh) -> Program:
+    """The program of an experiment on a mesh; experiments that differ in seed and folder share it."""
+    anonymous = dataclasses.replace(experiment, seed=0, workdir=None)
+    return _program(anonymous, dataset.num_classes, dataset.image_shape, len(dataset.train_labels), mesh)
+
+
+@lru_cache(maxsize=4)
+def _program(experiment: Experiment, num_classes: int, image_shape: tuple[int, ...], size: int, mesh: Mesh) -> Program:
+    steps = steps_per_epoch(size, experiment.train.batch_size)
+    network = Network(experiment, num_classes)
+    radius, amplification = evaluate.make_spectrum(network)
+    whole, divided = replicated(mesh), split(mesh)
+    solves = experiment.arm == "deq"
+    return Program(
+        steps=steps,
+        mesh=mesh,
+        network=network,
+        init=make_init(network, image_shape, steps, mesh),
+        order=make_order(size, steps, mesh),
+        step=make_train_step(network, size, steps, mesh),
+        rows=jax.jit(evaluate.rows, out_shardings=divided),
+        forward=jax.jit(evaluate.make_forward(network), out_shardings=divided),
+        join=jax.jit(evaluate.join, out_shardings=whole),  # on every device, so that each host can read it
+        summary=jax.jit(evaluate.summary),
+        collapse=jax.jit(evaluate.make_collapse(num_classes)),
+        radius=jax.jit(radius, out_shardings=whole) if solves else None,
+        amplification=jax.jit(amplification, out_shardings=whole) if solves else None,
+    )
