@@ -20,7 +20,8 @@ from deq_nc.training.remeasure import remeasure
 
 CONTRACT = (
     "epoch step seconds train_loss train_accuracy test_loss test_accuracy "
-    "test_accuracy_majority test_accuracy_minority nc1 nc2_means nc2_weights nc3 nc4 solver_steps solver_residual unconverged adjoint_residual"
+    "test_accuracy_majority test_accuracy_minority nc1 nc2_means nc2_weights nc3 nc4 "
+    "solver_steps solver_residual unconverged adjoint_residual"
 ).split()
 
 
