@@ -107,10 +107,14 @@ def test_the_convolutional_fixed_point_is_that_of_its_dense_matrix():
     size = 16 * 3
     x = jax.random.normal(jax.random.key(2), (2, *grid, 3))
     module = kind.weights(3, 4, GAIN)
-    params = module.init(jax.random.key(0), x)
-    theta = module.apply(params, x)
-    drive = kind.drive(x, theta)
-    u, stats = equilibrium(lambda u, x, theta: x + kind.g(u, theta), x, drive, theta, BASE.solver)
+
+    @jax.jit
+    def solve(key):
+        theta = module.apply(module.init(key, x), x)
+        drive = kind.drive(x, theta)
+        return theta, *equilibrium(lambda u, x, theta: x + kind.g(u, theta), x, drive, theta, BASE.solver)
+
+    theta, u, stats = solve(jax.random.key(0))
     assert stats.converged.all()
     basis = np.eye(size, dtype=np.float32).reshape(size, *grid, 3)
     W = np.asarray(circular(basis, theta["w"]), np.float64).reshape(size, size)
@@ -120,7 +124,7 @@ def test_the_convolutional_fixed_point_is_that_of_its_dense_matrix():
 
 def test_the_implicit_gradient_is_that_of_the_unrolled_twin(dense):
     deq, variables = dense
-    model = dataclasses.replace(BASE.model, unroll=150)
+    model = dataclasses.replace(BASE.model, unroll=80)
     twin = Network(dataclasses.replace(BASE, arm="unrolled", model=model), 3)
 
     def gradient(network):
