@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.metadata
 import itertools
 import json
 import pathlib
@@ -299,7 +300,7 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         versions = {"jax": jax.__version__, "python": platform.python_version()}
         if torch is not None:
-            versions |= {"torch": torch.__version__, "torchdeq": torchdeq.__version__}
+            versions |= {"torch": torch.__version__, "torchdeq": importlib.metadata.version("torchdeq")}
         (args.out / "benchmark.json").write_text(
             json.dumps(
                 {
