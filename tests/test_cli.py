@@ -97,6 +97,10 @@ def test_a_shrunk_recipe_trains_both_arms_and_makes_the_page(capsys, tmp_path, m
     root = tmp_path / "digits-step-KA3-R10"
     assert f"page: {root / 'report' / 'index.html'}" in out.replace("\n", "")
     assert (root / "report" / "index.html").stat().st_size > 100_000
+    figures = {path.stem for path in (root / "report" / "figures").glob("*.png")}
+    assert {"accuracy", "collapse", "blocks", "solver", "along", "gram", "tsne", "per_class"} <= figures
+    page = (root / "report" / "index.html").read_text()
+    assert "Beside the layer-peeled optimum" in page and "Collapse by layer" in page
     for arm in ("deq", "explicit"):
         lines = (root / f"{arm}-seed0" / "history.jsonl").read_text().splitlines()
         first, last = json.loads(lines[0]), json.loads(lines[-1])

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from deq_nc.config import Experiment
-from deq_nc.equilibrium import AdjointStats, SolveStats, equilibrium
+from deq_nc.equilibrium import AdjointStats, SolveStats, equilibrium, trajectory
 from deq_nc.models.cells import CELLS, State, in_dtype, make_weights
 from deq_nc.models.encoders import ENCODERS
 
@@ -135,13 +135,23 @@ class Network(nn.Module):
             lambda z, x, theta: add(x, g(z, theta)), z0, drive, theta, self.experiment.solver, probe=probe
         )
 
+    def _pose(self, image: Array) -> Problem:
+        """z_0 and the rest of the solve at these images, in eval mode."""
+        cell, x = CELLS[self.experiment.model.cell], self.inject(image, False)
+        theta, z0 = self.cells[0](x), cell.start(x)
+        return Problem(z0, cell.drive(z0, theta), theta)
+
     def problem(self, image: Array) -> Problem:
         """The solve of the deq arm at these images, in eval mode: for the spectral radius and other diagnostics."""
-        x = self.inject(image, False)
-        theta = self.cells[0](x)
-        z0 = CELLS[self.experiment.model.cell].start(x)
-        drive = CELLS[self.experiment.model.cell].drive(z0, theta)
-        return Problem(self._solve(z0, drive, theta)[0], drive, theta)
+        posed = self._pose(image)
+        return posed._replace(z=self._solve(*posed)[0])
+
+    def iterates(self, image: Array, steps: int) -> tuple[Array, Array]:
+        """Pooled features of z_0 ... z_steps [steps + 1, B, D] and their residuals [steps + 1, B]."""
+        posed, model = self._pose(image), self.experiment.model
+        g, read = in_dtype(CELLS[model.cell].g, model.dtype), CELLS[model.cell].read
+        states, residuals = trajectory(lambda z, x, theta: add(x, g(z, theta)), *posed, self.experiment.solver, steps)
+        return jax.vmap(lambda z: pool(read(z)))(states), residuals
 
 
 def count_parameters(params: dict[str, Any]) -> dict[str, int]:

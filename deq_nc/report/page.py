@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 
 from deq_nc.config import Experiment, differing_fields
+from deq_nc.report.along import along_pictures, layer_rows
 from deq_nc.report.curves import curve_pictures
 from deq_nc.report.geometry import geometry_pictures
 from deq_nc.report.quantities import COST, MORE, quantity
@@ -51,7 +52,8 @@ def report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     folder = Path(out) if out is not None else _default_folder(runs)
     num_classes = next((n for run in runs if (n := _num_classes(run))), None)
     with style_context():
-        curves, geometry = curve_pictures(runs, num_classes), geometry_pictures(runs)
+        curves = [*curve_pictures(runs, num_classes), *along_pictures(runs)]
+        geometry = geometry_pictures(runs)
     tables = [
         headline(runs),
         evidence(runs),
@@ -180,6 +182,7 @@ def _render(runs: Sequence[Run], tables: Sequence[Table], pictures: Sequence[Any
         tables_first=2 if len(tables) > 1 and tables[1].title == EVIDENCE_TITLE else 1,
         pictures=[(each, base64.b64encode(each.png).decode("ascii")) for each in pictures],
         predictions=predictions(runs),
+        layer_rows=layer_rows(runs),
         class_heading=class_heading,
         class_rows=class_rows,
         run_rows=_run_rows(runs),

@@ -23,13 +23,14 @@ class ReportError(ConfigError):
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder; `summary` and `analysis` are None until the run has finished."""
+    """One run folder; `summary`, `analysis` and `along` are None until the run has finished."""
 
     path: Path
     config: dict[str, Any]
     history: tuple[dict[str, Any], ...]  # one row per measured epoch, ascending
     summary: dict[str, Any] | None
     analysis: dict[str, np.ndarray] | None
+    along: dict[str, list[dict[str, Any]]] | None = None  # collapse by layer and along the solve
 
     @property
     def arm(self) -> str:
@@ -136,7 +137,8 @@ def _read_run(path: Path) -> Run:
             raise ReportError(
                 f"{path / 'analysis.npz'}: expected plain arrays, got: {error}. Measure the run again."
             ) from error
-    return Run(path, config, _read_history(path / "history.jsonl"), summary, analysis)
+    along = _read_json(path / "along.json") if summary is not None and (path / "along.json").is_file() else None
+    return Run(path, config, _read_history(path / "history.jsonl"), summary, analysis, along)
 
 
 def _check_together(runs: list[Run]) -> None:

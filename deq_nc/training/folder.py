@@ -1,4 +1,4 @@
-"""A run folder: config.json, history.jsonl, checkpoints/, and when finished summary.json and analysis.npz."""
+"""A run folder: config.json, history.jsonl, checkpoints/, and when finished summary.json, analysis.npz, along.json."""
 
 from __future__ import annotations
 
@@ -99,8 +99,11 @@ class RunFolder:
             np.savez_compressed(file, **arrays)
         temporary.replace(self.path / name)
 
+    def write_json(self, name: str, value: Any) -> None:
+        write_text(self.path / name, json.dumps(value, indent=2) + "\n")
+
     def finish(self, summary: dict[str, Any]) -> None:
-        write_text(self.summary_path, json.dumps(summary, indent=2) + "\n")
+        self.write_json(self.summary_path.name, summary)
 
     @property
     def finished(self) -> bool:

@@ -123,9 +123,10 @@ def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> t
         if int(state.step) < experiment.train.epochs * steps:
             display.say(f"stopped at step {int(state.step)}, saved; the same command goes on from here")
             return folder.path, "stopped"
-        analysis = measurer.analysis(state)
+        analysis, along = measurer.analysis(state), measurer.along(state)
         if is_leader():
             folder.write_arrays("analysis.npz", analysis)
+            folder.write_json("along.json", along)
             folder.finish(_summary(experiment, dataset, state, history, step_seconds, mesh))
     display.say(f"finished: {folder.path}")
     return folder.path, "finished"

@@ -14,6 +14,7 @@ import numpy as np
 
 from deq_nc.collapse import class_moments, scalars
 from deq_nc.data import Batch, Dataset, padded_batches
+from deq_nc.training import along
 from deq_nc.training.evaluate import Features, classifier
 from deq_nc.training.mesh import padded, replicated
 from deq_nc.training.program import Program
@@ -97,6 +98,15 @@ class Measurer:
         if self.program.amplification is not None:
             arrays["amplification"] = np.asarray(self.program.amplification(*self._few(state)))
         return arrays
+
+    def along(self, state: TrainState) -> dict[str, list[dict[str, Any]]]:
+        """Collapse by layer, and for the deq arm along its solve (along.json)."""
+        classes = self.dataset.num_classes
+        train, test = self.collect(state, self.train), self.collect(state, self.test)
+        found = {"layers": along.layers(train, test, state.params, classes)}
+        if self.program.iterates is not None:
+            found |= along.solve(self.program, state, self.train, classes)
+        return found
 
     def _few(self, state: TrainState) -> tuple[Any, Batch, Array]:
         """Variables, the first few training images, and a key that follows the step."""

@@ -34,6 +34,7 @@ class Program(NamedTuple):
     collapse: Callable[..., Any]
     radius: Callable[..., Any] | None
     amplification: Callable[..., Any] | None
+    iterates: Callable[..., Any] | None
 
 
 def program(experiment: Experiment, dataset: Dataset, mesh: Mesh) -> Program:
@@ -63,4 +64,5 @@ def _program(experiment: Experiment, num_classes: int, image_shape: tuple[int, .
         collapse=jax.jit(evaluate.make_collapse(num_classes)),
         radius=jax.jit(radius, out_shardings=whole) if solves else None,
         amplification=jax.jit(amplification, out_shardings=whole) if solves else None,
+        iterates=jax.jit(evaluate.make_iterates(network), out_shardings=whole) if solves else None,
     )

@@ -67,6 +67,21 @@ def test_measured_collapse_is_that_of_the_saved_features(finished):
     np.testing.assert_allclose(last["test_accuracy"], accuracy.mean(), atol=1e-6)
 
 
+def test_collapse_along_the_solve_ends_at_the_history_and_starts_at_the_encoder(finished):
+    experiment, folder = finished
+    along, last = json.loads((folder / "along.json").read_text()), history(folder)[-1]
+    steps = along["by_step"]
+    assert steps[0]["residual"] > 0.01 and steps[0]["distance"] > 0.01
+    assert steps[-1]["residual"] < steps[3]["residual"] < steps[0]["residual"]
+    for name in ("nc1", "nc2_means", "nc3"):
+        np.testing.assert_allclose(steps[-1][name], last[name], rtol=1e-3)
+    assert all(row["residual"] <= row["tol"] for row in along["by_tolerance"])
+    layers = {(row["layer"], row["images"]): row for row in along["layers"]}
+    np.testing.assert_allclose(layers["features", "train"]["nc1"], last["nc1"], rtol=1e-4)
+    np.testing.assert_allclose(layers["H0", "train"]["nc1"], steps[0]["nc1"], rtol=1e-3)
+    np.testing.assert_allclose(layers["features", "test"]["accuracy"], last["test_accuracy"], atol=1e-6)
+
+
 def test_a_finished_run_does_nothing(finished):
     experiment, folder = finished
     before = (folder / "history.jsonl").stat().st_mtime_ns

@@ -1,0 +1,89 @@
+"""Where collapse happens: layer by layer, and along the solve by iterate and by tolerance.
+
+Letters: z_0 ... z_T iterates of the deq arm's solver, H0 what the encoder gives the arm; the trained
+classifier reads all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deq_nc.collapse import Collapse, measure_layers, measure_trajectory, scalars
+from deq_nc.data import padded_batches
+from deq_nc.training.evaluate import Features, classifier
+from deq_nc.training.mesh import padded, replicated
+from deq_nc.training.program import Program
+from deq_nc.training.state import TrainState
+from deq_nc.training.step import Corpus
+
+ROWS = 2000  # training images followed along the solve, spread evenly over the set; T + 1 states of each are kept
+TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
+SHOWN = ("nc1", "nc2_means", "nc3", "nc4", "accuracy")
+
+
+def layers(train: Features, test: Features, params: Any, num_classes: int) -> list[dict[str, Any]]:
+    """One row for H0 and one for the features the classifier sees, on train and on test images."""
+    weights, _ = classifier(params)
+    rows = []
+    for part, name in ((train, "train"), (test, "test")):
+        at = {"H0": part.initial, "features": part.features}
+        found = measure_layers(at, part.labels, {"features": weights}, num_classes=num_classes, mask=part.mask)
+        rows += [{"layer": layer, "images": name, **_row(scalars(one))} for layer, one in found.items()]
+    return rows
+
+
+def solve(program: Program, state: TrainState, part: Corpus, num_classes: int) -> dict[str, list[dict[str, Any]]]:
+    """Rows by iterate (`step`) and by tolerance (`tol`): residual, distance to the last iterate, collapse, accuracy."""
+    index = np.linspace(0, part.image.shape[0] - 1, min(ROWS, part.image.shape[0])).astype(np.int32)
+    states, residuals, labels = _iterates(program, state, part, index)
+    weights, bias = classifier(state.params)
+    return {
+        "by_step": _rows("step", range(len(states)), states, residuals, labels, weights, bias, num_classes),
+        "by_tolerance": _rows("tol", TOLERANCES, *_at(states, residuals), labels, weights, bias, num_classes),
+    }
+
+
+def _iterates(
+    program: Program, state: TrainState, part: Corpus, index: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features [T + 1, N, D], residuals [T + 1, N] and labels [N] of the images `index`."""
+    batch = padded(min(program.network.experiment.train.eval_batch_size, len(index)), program.mesh)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    features, residuals, labels = [], [], []
+    for place, mask in zip(*padded_batches(len(index), batch)):
+        rows = program.rows(part, *jax.device_put((index[place], mask), replicated(program.mesh)))
+        z, residual = program.iterates(variables, rows)
+        features.append(np.asarray(z)[:, mask])
+        residuals.append(np.asarray(residual)[:, mask])
+        labels.append(np.asarray(part.label)[index[place][mask]])
+    return np.concatenate(features, 1), np.concatenate(residuals, 1), np.concatenate(labels)
+
+
+def _at(states: np.ndarray, residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each example's first iterate within each tolerance (the last one where none is): [tolerances, N, ...]."""
+    reached = residuals[None] <= np.asarray(TOLERANCES)[:, None, None]
+    first = np.where(reached.any(1), reached.argmax(1), len(states) - 1)
+    rows = np.arange(states.shape[1])
+    return states[first, rows[None]], residuals[first, rows[None]]
+
+
+def _rows(key, values, states, residuals, labels, weights, bias, num_classes) -> list[dict[str, Any]]:
+    found = measure_trajectory(jnp.asarray(states), jnp.asarray(labels), weights, bias, num_classes=num_classes)
+    last = states[-1]
+    moved = np.linalg.norm(states - last[None], axis=2) / np.linalg.norm(last, axis=1)[None]
+    return [
+        {key: value, "residual": float(residuals[i].max()), "distance": float(moved[i].mean()), **_row(_one(found, i))}
+        for i, value in enumerate(values)
+    ]
+
+
+def _one(found: Collapse, i: int) -> dict[str, float]:
+    return scalars(jax.tree.map(lambda leaf: leaf[i], found))
+
+
+def _row(numbers: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(numbers[name]) else numbers[name] for name in SHOWN}
