@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deq_nc.collapse import Collapse, measure_layers, measure_trajectory, scalars
+from deq_nc.collapse import Collapse, measure, measure_trajectory, scalars
 from deq_nc.data import padded_batches
 from deq_nc.training.evaluate import Features, classifier
 from deq_nc.training.mesh import padded, replicated
@@ -27,12 +27,14 @@ SHOWN = ("nc1", "nc2_means", "nc3", "nc4", "accuracy")
 
 def layers(train: Features, test: Features, params: Any, num_classes: int) -> list[dict[str, Any]]:
     """One row for H0 and one for the features the classifier sees, on train and on test images."""
-    weights, _ = classifier(params)
     rows = []
-    for part, name in ((train, "train"), (test, "test")):
-        at = {"H0": part.initial, "features": part.features}
-        found = measure_layers(at, part.labels, {"features": weights}, num_classes=num_classes, mask=part.mask)
-        rows += [{"layer": layer, "images": name, **_row(scalars(one))} for layer, one in found.items()]
+    for part, images in ((train, "train"), (test, "test")):
+        for layer, features, head in (
+            ("H0", part.initial, (None, None)),
+            ("features", part.features, classifier(params)),
+        ):
+            found = measure(features, part.labels, *head, num_classes=num_classes, mask=part.mask)
+            rows.append({"layer": layer, "images": images, **_row(scalars(found))})
     return rows
 
 
