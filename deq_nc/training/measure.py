@@ -33,6 +33,14 @@ class Measurer:
         self.program, self.dataset = program, dataset
         self.train, self.test = train, corpus(dataset, "test", program.mesh)
         self.majority = None if dataset.majority.all() else jnp.asarray(dataset.majority)
+        self._at: int | None = None  # the step that `_parts` were collected at
+
+    def features(self, state: TrainState) -> tuple[Features, Features]:
+        """Train and test features; kept until the next step, since line, analysis and along need the same passes."""
+        if self._at != int(state.step):
+            self._parts = self.collect(state, self.train), self.collect(state, self.test)
+            self._at = int(state.step)
+        return self._parts
 
     def collect(self, state: TrainState, part: Corpus) -> Features:
         program, size = self.program, part.image.shape[0]
@@ -46,7 +54,7 @@ class Measurer:
     def line(self, state: TrainState, logs: Logs) -> dict[str, float | None]:
         """The measured part of one history line; a key without meaning for the arm is None."""
         program = self.program
-        train, test = self.collect(state, self.train), self.collect(state, self.test)
+        train, test = self.features(state)
         trained, tested = jax.device_get((program.summary(train), program.summary(test)))
         collapse = scalars(jax.device_get(program.collapse(train, state.params, self.majority)))
         logs = jax.device_get(logs)
@@ -77,7 +85,7 @@ class Measurer:
 
     def analysis(self, state: TrainState) -> dict[str, np.ndarray]:
         """What the figures of a finished run need, as NumPy arrays (analysis.npz)."""
-        train, test = self.collect(state, self.train), self.collect(state, self.test)
+        train, test = self.features(state)
         weights, bias = classifier(state.params)
         moments = class_moments(train.features, train.labels, self.dataset.num_classes, mask=train.mask)
         means = np.asarray(moments.means)
@@ -102,7 +110,7 @@ class Measurer:
     def along(self, state: TrainState) -> dict[str, list[dict[str, Any]]]:
         """Collapse by layer, and for the deq arm along its solve (along.json)."""
         classes = self.dataset.num_classes
-        train, test = self.collect(state, self.train), self.collect(state, self.test)
+        train, test = self.features(state)
         found = {"layers": along.layers(train, test, state.params, classes)}
         if self.program.iterates is not None:
             found |= along.solve(self.program, state, self.train, classes)
