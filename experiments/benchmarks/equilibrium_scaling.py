@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.equilibrium_scaling [--out FOLDER]
 
 Memory: XLA's own account of the temporary buffers of a compiled train step (parameter gradient of the conv48 cell) at
-budgets 10, 30 and 100, implicit and unrolled. Time: processor time of value and gradient of the dense256 cell at a fixed
-number of steps for batches 64 to 1024, with the straight line fitted to it. Cost: a few minutes on two cores.
+budgets 10, 30 and 100, implicit and unrolled. Time: processor time of a gradient of the dense256 cell at a fixed number
+of steps for batches 64 to 1024, with the straight line fitted to it. Cost: a few minutes on two cores.
 """
 
 from __future__ import annotations
