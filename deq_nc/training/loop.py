@@ -100,6 +100,7 @@ def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> t
             terminal = any(line["train_accuracy"] == 1.0 for line in history)
             faultless = float(logs.correct) == float(logs.examples)
             if epoch + 1 in due or (faultless and not terminal):
+                display.measuring(len(dataset.train_labels) + len(dataset.test_labels))
                 line = {
                     "epoch": epoch + 1,
                     "step": int(state.step),

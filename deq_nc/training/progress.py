@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from deq_nc.config import Experiment
 
 PLAIN_SECONDS = 15.0  # between two plain lines that no measurement asked for
+LONG_PASS = 5_000  # images; a measurement of more is announced
 
 
 class Display:
@@ -69,6 +70,12 @@ class Display:
         if not self.live and time.monotonic() - self._spoken > PLAIN_SECONDS:
             self._spoken = time.monotonic()
             self.say(f"epoch {step / self.steps:.1f}/{self.epochs}  step {step}  {numbers}  ETA {self._eta(step)}")
+
+    def measuring(self, images: int) -> None:
+        """Training pauses for a pass over the data; said where that may take long."""
+        self._bar.update(self._task, numbers=f"measuring on {images:,} images")
+        if not self.live and images > LONG_PASS:
+            self.say(f"measuring on {images:,} images")
 
     def measured(self, line: dict[str, Any]) -> None:
         """A new line of the history."""
