@@ -107,7 +107,7 @@ class Network(nn.Module):
         """(refined state, the state each layer was last applied to, evidence)."""
         arm, model = self.experiment.arm, self.experiment.model
         cell = CELLS[model.cell]
-        g, layer = (in_dtype(map, model.dtype) for map in (cell.g, cell.layer or cell.g))
+        g, layer = (in_dtype(m, model.dtype) for m in (cell.g, cell.layer or cell.g))
         z = cell.start(x)
         if arm in ("deq", "unrolled"):
             drive, stats = cell.drive(z, thetas[0]), None
