@@ -113,9 +113,7 @@ def test_padding_rows_do_not_enter_the_statistics(encoder, norm):
 def test_implicit_gradient_equals_the_unrolled_twin():
     """The deq arm's gradient against 100 tied layers of the same weights on the tape."""
     deq, variables = build("deq")
-    twin = Network(
-        dataclasses.replace(BASE, arm="unrolled", model=dataclasses.replace(BASE.model, unroll=100)), 4
-    )
+    twin = Network(dataclasses.replace(BASE, arm="unrolled", model=dataclasses.replace(BASE.model, unroll=100)), 4)
 
     def loss(network):
         return lambda v: (network.apply(v, IMAGE).logits ** 2).sum()
