@@ -33,7 +33,9 @@ class RunFolder:
         config = self.path / "config.json"
         wanted = json.loads(experiment.to_json())
         if config.exists():
-            differing = differing_fields(_read_config(config), wanted)
+            # Read through Experiment: a field that is younger than the folder counts as its default.
+            found = json.loads(Experiment.from_json(json.dumps(_read_config(config))).to_json())
+            differing = differing_fields(found, wanted)
             differing = {name: pair for name, pair in differing.items() if name not in IGNORED}
             if differing:
                 lines = "\n".join(

@@ -53,7 +53,7 @@ class TrainState(NamedTuple):
     logs: Logs
 
 
-STREAMS = ("init", "order", "augment", "dropout", "measure")
+STREAMS = ("init", "order", "augment", "measure", "dropout")  # append only: a place is a stream's key
 
 
 def stream(seed: Array | int, name: str) -> Array:

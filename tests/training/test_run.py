@@ -104,6 +104,16 @@ def test_another_configuration_is_refused_by_field(finished):
         train(other, quiet=True)
 
 
+def test_a_folder_older_than_a_field_is_continued(finished):
+    experiment, folder = finished
+    text = (folder / "config.json").read_text()
+    old = json.loads(text)
+    del old["model"]["dtype"]
+    (folder / "config.json").write_text(json.dumps(old))
+    assert train(experiment, quiet=True)[1] == "already finished"
+    (folder / "config.json").write_text(text)
+
+
 @pytest.mark.parametrize("devices", [2, 8])
 def test_more_devices_give_the_same_run(finished, in_folder, devices):
     _, folder = finished
