@@ -168,6 +168,7 @@ class TrainConfig:
     schedule: Schedule = "collapse"
     warmup_epochs: float = 0.0
     loss: str = "cross_entropy"
+    jacobian_penalty: float = 0.0  # times ||df/dz||_F^2 / n at z*, added to the loss of the deq arm (Hutchinson)
     measurements: int = 25  # measured epochs, denser early
     eval_batch_size: int = 512
     checkpoint_seconds: float = 60.0  # least time between two checkpoints; measured epochs are the moments for them
@@ -180,7 +181,7 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, f"train.{name}", "an integer >= 1", getattr(self, name), "Raise it.")
         _require(self.learning_rate > 0, "train.learning_rate", "a number > 0", self.learning_rate, "Try 0.1.")
         _require(0 <= self.momentum < 1, "train.momentum", "a number in [0, 1)", self.momentum, "Try 0.9.")
-        for name in ("weight_decay", "warmup_epochs", "checkpoint_seconds"):
+        for name in ("weight_decay", "warmup_epochs", "checkpoint_seconds", "jacobian_penalty"):
             _require(getattr(self, name) >= 0, f"train.{name}", "a number >= 0", getattr(self, name), "0 turns it off.")
 
 
@@ -202,6 +203,8 @@ class Experiment:
         _require(self.seed >= 0, "seed", "an integer >= 0", self.seed, "Seeds count from 0.")
         # The layer alone accepts tol = 0 (every step runs) and history = 1 (Picard); a run that meant either is a typo.
         _require(self.solver.tol > 0, "solver.tol", "a number > 0 in a run", self.solver.tol, "Try 1e-4.")
+        if self.train.jacobian_penalty > 0:
+            _require(self.arm == "deq", "train.jacobian_penalty", "0 for arms that solve nothing", self.arm, "Drop it.")
         came = self.solver.adjoint_tol
         _require(came > 0, "solver.adjoint_tol", "a number > 0 in a run", came, "Try 1e-3.")
         _require(self.solver.history >= 2, "solver.history", "an integer >= 2 in a run", self.solver.history, "Try 5.")

@@ -6,6 +6,6 @@ contraction and its loops fast).
 """
 
 from deq_nc.models.cells import CELLS, Cell
-from deq_nc.models.network import Network, Output, count_parameters
+from deq_nc.models.network import Network, Output, Problem, count_parameters
 
 __all__ = ["CELLS", "Cell", "Network", "Output", "Problem", "count_parameters"]

@@ -33,6 +33,14 @@ from deq_nc.models.encoders import ENCODERS
 Array = jax.Array
 
 
+class Problem(NamedTuple):
+    """The solve inside the deq arm: z* = f(z*, x, theta), for diagnostics and penalties."""
+
+    z: State
+    x: State  # what f adds: the cell's drive
+    theta: Any
+
+
 class Output(NamedTuple):
     """What one application returns; every leading axis is the batch."""
 
@@ -40,14 +48,7 @@ class Output(NamedTuple):
     features: Array  # [B, D], pooled z (z* for the deq arm)
     initial: Array  # [B, D], pooled H0
     stats: SolveStats | None  # evidence of the solve; None for arms that solve nothing
-
-
-class Problem(NamedTuple):
-    """The solve inside the deq arm: z* = f(z*, x, theta), for diagnostics."""
-
-    z: State
-    x: State  # what f adds: the cell's drive
-    theta: Any
+    problem: Problem | None  # the solve itself, likewise
 
 
 def pool(z: State) -> Array:
@@ -94,36 +95,35 @@ class Network(nn.Module):
     ) -> Output:
         x = self.inject(image, train, mask)
         thetas = [cell(x, train) for cell in self.cells]
-        z, seen, stats = self._refine(x, thetas, probe)
+        z, seen, stats, problem = self._refine(x, thetas, probe)
         if train and self.experiment.model.cell_norm == "batch":
             for cell, state in zip(self.cells, seen):
                 cell.observe(state, mask)
         features = pool(z)
-        return Output(self.classifier(features), features, pool(x), stats)
+        return Output(self.classifier(features), features, pool(x), stats, problem)
 
     def _refine(
         self, x: Array, thetas: list[Any], probe: AdjointStats | None
-    ) -> tuple[State, list[State], SolveStats | None]:
-        """(refined state, the state each layer was last applied to, evidence)."""
+    ) -> tuple[State, list[State], SolveStats | None, Problem | None]:
+        """(refined state, the state each layer was last applied to, evidence and the solve of the deq arm)."""
         arm, model = self.experiment.arm, self.experiment.model
         cell = CELLS[model.cell]
         g, layer = (in_dtype(m, model.dtype) for m in (cell.g, cell.layer or cell.g))
         z = cell.start(x)
         if arm in ("deq", "unrolled"):
-            drive, stats = cell.drive(z, thetas[0]), None
+            drive = cell.drive(z, thetas[0])
             if arm == "deq":
                 z, stats = self._solve(z, drive, thetas[0], probe)
+                return cell.read(z), [z], stats, Problem(z, drive, thetas[0])
+            for _ in range(model.unroll):
                 seen = [z]
-            else:
-                for _ in range(model.unroll):
-                    seen = [z]
-                    z = add(drive, g(z, thetas[0]))
-            return cell.read(z), seen, stats
+                z = add(drive, g(z, thetas[0]))
+            return cell.read(z), seen, None, None
         seen = []
         for theta in thetas:
             seen.append(z)
             z = add(z, layer(z, theta)) if arm == "residual" else layer(z, theta)
-        return z, seen, None
+        return z, seen, None, None
 
     def _solve(
         self, z0: State, drive: State, theta: Any, probe: AdjointStats | None = None

@@ -14,9 +14,9 @@ import optax
 from jax.sharding import Mesh
 
 from deq_nc.data import Batch, Dataset, epoch_permutation, gather
-from deq_nc.equilibrium import AdjointStats, adjoint_probe
+from deq_nc.equilibrium import AdjointStats, adjoint_probe, jacobian_penalty
 from deq_nc.losses import LOSSES
-from deq_nc.models import Network
+from deq_nc.models import Network, Problem
 from deq_nc.training.mesh import padded, replicated, split
 from deq_nc.training.optimizer import optimizer
 from deq_nc.training.state import Logs, TrainState, stream
@@ -85,6 +85,12 @@ def make_train_step(
         batch = gather(corpus.image, corpus.label, index, mask, corpus.mean, corpus.std, key, experiment.data.augment)
         return jax.lax.with_sharding_constraint(batch, split(mesh))
 
+    def penalty(problem: Problem, mask: Array, key: Array) -> Array:
+        z, x, theta = problem
+        size = sum(leaf[0].size for leaf in jax.tree.leaves(z))
+        norms = jacobian_penalty(network.f, z, x, theta, jax.random.fold_in(key, 1))
+        return jnp.where(mask, norms, 0).sum() / size
+
     def train_step(state: TrainState, corpus: Corpus, order: Array) -> tuple[TrainState, Logs]:
         batch = draw(corpus, order, state.seed, state.step)
         count = batch.mask.sum()
@@ -97,7 +103,10 @@ def make_train_step(
                 variables, batch.image, True, batch.mask, probe, rngs=rngs, mutable=["batch_stats"]
             )
             losses = jnp.where(batch.mask, loss_of(output.logits, batch.label, corpus.counts), 0.0)
-            return losses.sum() / count, (losses, output, updated.get("batch_stats", {}))
+            value = losses.sum() / count
+            if config.jacobian_penalty > 0:
+                value += config.jacobian_penalty * penalty(output.problem, batch.mask, rngs["dropout"]) / count
+            return value, (losses, output._replace(problem=None), updated.get("batch_stats", {}))
 
         # The probe is zero and changes nothing; its gradient is the evidence of the adjoint solve.
         (_, (losses, output, batch_stats)), (gradient, evidence) = jax.value_and_grad(

@@ -123,6 +123,14 @@ def test_more_devices_give_the_same_run(finished, in_folder, devices):
             np.testing.assert_allclose(many[key], one[key], rtol=2e-3, err_msg=key)
 
 
+def test_the_jacobian_penalty_shrinks_the_jacobian(finished, in_folder):
+    _, folder = finished
+    with_penalty, _ = train(in_folder(train__jacobian_penalty=5.0), devices=jax.devices()[:1], quiet=True)
+    assert history(with_penalty)[-1]["spectral_radius"] < 0.95 * history(folder)[-1]["spectral_radius"]
+    with pytest.raises(ConfigError, match="jacobian_penalty"):
+        in_folder(arm="explicit", train__jacobian_penalty=5.0)
+
+
 def test_a_batch_that_devices_do_not_divide_is_padded_and_masked(finished, in_folder):
     experiment, _ = finished
     runs = []
