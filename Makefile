@@ -14,6 +14,7 @@ comma := ,
 BIN   := .venv/bin
 STAMP := .venv/.installed$(subst $(comma),-,$(addprefix -,$(EXTRAS)))
 DEV   := .venv/.installed-dev
+BENCH := .venv/.installed-bench
 OPTIONS = --workdir $(WORKDIR) --seeds $(SEEDS) $(if $(DATA_DIR),--data.dir $(DATA_DIR)) $(ARGS)
 
 .PHONY: help setup setup-dev train-balanced train-imbalanced theory benchmark test lint clean
@@ -45,6 +46,9 @@ $(STAMP): pyproject.toml constraints.txt | .venv/bin/python
 $(DEV): pyproject.toml constraints.txt | .venv/bin/python
 	$(call install,.[dev])
 
+$(BENCH): pyproject.toml constraints.txt | .venv/bin/python
+	$(call install,.[bench])
+
 train-balanced: $(STAMP)
 	@$(BIN)/deq-nc sweep $(RECIPE) $(OPTIONS)
 
@@ -54,12 +58,11 @@ train-imbalanced: $(STAMP)
 theory: $(STAMP)
 	@$(BIN)/python -m experiments.theory
 
-benchmark: $(STAMP)
-	$(call install,.[bench])
-	@$(BIN)/python -m experiments.benchmarks.equilibrium
+benchmark: $(BENCH)
+	@$(BIN)/python -m experiments.benchmarks.equilibrium $(ARGS)
 
 test: $(DEV)
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 $(ARGS)
 
 lint: $(DEV)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
