@@ -57,7 +57,11 @@ def _predict(run: Run) -> Prediction:
         parts.append(f"amplification ‖(I − J)⁻¹‖ = {amplification:.3g} at z*")
     if found.threshold is not None:
         parts.append(f"minority collapse predicted from R₀ = {found.threshold:.3g} on, here R = {found.ratio:.3g}")
-    rows = tuple((row.name, _text(row.measured), _text(row.predicted)) for row in found.rows)
+    rows = tuple(
+        (row.name, _text(row.measured), _text(row.predicted))
+        for row in found.rows
+        if row.measured is not None or row.predicted is not None
+    )
     return Prediction(run.arm, f"seed {run.seed}: " + "; ".join(parts) + ".", rows)
 
 
