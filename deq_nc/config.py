@@ -147,6 +147,12 @@ class ModelConfig:
             _require(getattr(self, name) >= 1, f"model.{name}", "an integer >= 1", getattr(self, name), "Raise it.")
         _require(0 < self.gain < 1, "model.gain", "a number in (0, 1)", self.gain, "1 or more loses the contraction.")
         _require(0 <= self.dropout < 1, "model.dropout", "a number in [0, 1)", self.dropout, "0 turns it off.")
+        _require(self.depth <= self.inner, "model.depth", f"at most inner = {self.inner}", self.depth, "Raise inner.")
+        spatial = self.cell in ("conv", "monotone_conv", "multiscale")
+        grouped = {"features": spatial or self.norm == "group", "width": self.norm == "group"}
+        for name in (name for name, needed in grouped.items() if needed and self.encoder != "identity"):
+            came = getattr(self, name)
+            _require(came % 8 == 0, f"model.{name}", "a multiple of 8, for GroupNorm", came, "Round it up.")
         if self.cell not in ("dense", "conv", "multiscale"):
             has_none = f"The cell {self.cell} has no hidden units; take dense, conv or multiscale."
             _require(self.cell_norm == "none", "model.cell_norm", "none", self.cell_norm, has_none)

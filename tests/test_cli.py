@@ -35,6 +35,8 @@ def refused(capsys, *arguments) -> str:
         (["train", "digits", "--data.imbalance", "step", "--data.ratio", "500"], ["without an image", "allow"]),
         (["train", "digits", "--train.batch-size", "9999"], ["1258", "9999"]),
         (["train", "digits", "--model.gain", "1.0"], ["model.gain", "(0, 1)"]),
+        (["train", "digits", "--model.norm", "group", "--model.width", "12"], ["model.width", "multiple of 8"]),
+        (["train", "digits", "--model.depth", "1000"], ["model.depth", "at most inner"]),
         (["sweep", "digits", "--seeds", "0"], ["--seeds", ">= 1"]),
         (["measure", "no_such.npz"], ["does not exist"]),
         (["report", "no_such_run"], ["no_such_run"]),
