@@ -184,7 +184,9 @@ def _report(runs: list[Path], out: Path | None) -> int:
     for quantity in rows[0]:
         if quantity != "arm":
             table.add_row(quantity, *(row[quantity] for row in rows))
-    Console().print(table)
+    console = Console()
+    # A log has no width of its own: four arms with intervals need more than rich's 80 columns.
+    console.print(table, width=console.width if console.is_terminal else 120)
     print(f"page: {page}")
     return 0
 
