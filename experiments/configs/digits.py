@@ -3,6 +3,10 @@
 make train-balanced                       both arms
 make train-imbalanced                     KA=3, R=10
 deq-nc train digits --arm deq             one arm
+
+Cost: about a minute an arm on two CPU cores. Expect, balanced, in each of 3 seeds: train accuracy 1, test accuracy at
+least 0.985, NC1 <= 0.03, NC2 of means <= 0.19, NC3 <= 0.14, every equilibrium solved to 1e-4; under step imbalance what
+experiments/results/digits tells.
 """
 
 from deq_nc.config import DataConfig, EquilibriumConfig, Experiment, ModelConfig, TrainConfig
