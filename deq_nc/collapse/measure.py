@@ -20,6 +20,7 @@ from .frames import Blocks, blocks, frame, mean_where
 from .geometry import gram_distance, normalised, safe_norm
 from .moments import class_moments
 from .residuals import Probe, ResidualSums, make_probe, residual_sums
+from .threads import one_lapack_thread
 
 
 @jax.tree_util.register_dataclass
@@ -90,7 +91,8 @@ def measure(
     empty mask, K < 2; inside jit the metrics turn NaN and `outside` counts the rows left out.
     """
     arrays = as_inputs(features, labels, weights, bias, num_classes, mask, majority)
-    collapse = measure_arrays(*arrays, num_classes=num_classes)
+    with one_lapack_thread(arrays):
+        collapse = jax.block_until_ready(measure_arrays(*arrays, num_classes=num_classes))
     refuse_bad_values(arrays, collapse, num_classes)
     return collapse
 
