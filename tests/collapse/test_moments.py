@@ -24,7 +24,7 @@ def data():
     return h.astype(np.float32), y, rng.standard_normal((K, D)).astype(np.float32)
 
 
-def close(moments, h, y):
+def check_moments(moments, h, y):
     h = h.astype(float)
     mean = np.stack([h[y == c].mean(0) for c in range(K)])
     scatter = [((h[y == c] - mean[c]) ** 2).sum() for c in range(K)]
@@ -37,17 +37,17 @@ def close(moments, h, y):
 
 
 def test_moments_of_one_batch(data):
-    close(class_moments(data[0], data[1], K), *data[:2])
+    check_moments(class_moments(data[0], data[1], K), *data[:2])
 
 
 def test_merge_in_any_order_equals_the_whole(data):
     h, y, _ = data
     order = np.argsort(y, kind="stable")  # sorted: most batches lack most classes
     batches = [class_moments(h[order[i : i + 64]], y[order[i : i + 64]], K) for i in range(0, N, 64)]
-    close(functools.reduce(merge, batches), h, y)
-    close(functools.reduce(merge, batches[::-1]), h, y)
-    close(functools.reduce(lambda a, b: merge(b, a), batches), h, y)
-    close(merge(functools.reduce(merge, batches[:3]), functools.reduce(merge, batches[3:])), h, y)
+    check_moments(functools.reduce(merge, batches), h, y)
+    check_moments(functools.reduce(merge, batches[::-1]), h, y)
+    check_moments(functools.reduce(lambda a, b: merge(b, a), batches), h, y)
+    check_moments(merge(functools.reduce(merge, batches[:3]), functools.reduce(merge, batches[3:])), h, y)
 
 
 def test_merge_with_nothing_changes_nothing(data):
@@ -63,7 +63,7 @@ def test_padding_does_not_matter(data):
     pad = np.full((8, D), np.nan, np.float32)
     mask = np.r_[np.zeros(4, bool), np.ones(N, bool), np.zeros(4, bool)]
     padded = np.r_[pad[:4], h, pad[4:]], np.r_[[-1] * 4, y, [99] * 4]
-    close(class_moments(*padded, K, mask), h, y)
+    check_moments(class_moments(*padded, K, mask), h, y)
     a, b = measure(*data, num_classes=K), measure(*padded, w, num_classes=K, mask=mask)
     for name, value in scalars(a).items():
         assert scalars(b)[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
