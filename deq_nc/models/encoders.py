@@ -23,7 +23,7 @@ def norm_layer(name: str, train: bool, mask: Array | None) -> Module:
 class ConvEncoder(nn.Module):
     """Three 3x3 convolutions (width, 2 width, D channels), each with a norm and ReLU; strides 1, 2, 1.
 
-    Large images (32 pixels and more) take stride 2 in the last layer too: 32x32 -> 8x8, 8x8 -> 4x4.
+    Images of 32 pixels and more take stride 2 in every layer, so that 32x32 and 8x8 both come out 4x4.
     """
 
     features: int
@@ -33,7 +33,7 @@ class ConvEncoder(nn.Module):
     @nn.compact
     def __call__(self, image: Array, train: bool, mask: Array | None = None) -> Array:
         norm = norm_layer(self.norm, train, mask)
-        strides = (1, 2, 2) if image.shape[1] >= 32 else (1, 2, 1)
+        strides = (2, 2, 2) if image.shape[1] >= 32 else (1, 2, 1)
         z = image
         for channels, stride in zip((self.width, 2 * self.width, self.features), strides):
             z = nn.Conv(channels, (3, 3), (stride, stride), use_bias=False)(z)
