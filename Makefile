@@ -17,9 +17,10 @@ DEV   := .venv/.installed-dev
 BENCH := .venv/.installed-bench
 OPTIONS = --workdir $(WORKDIR) --seeds $(SEEDS) $(if $(DATA_DIR),--data.dir $(DATA_DIR)) $(ARGS)
 
-.PHONY: help setup setup-dev train-balanced train-imbalanced theory benchmark test lint clean
+.PHONY: help setup setup-dev train-balanced train-imbalanced reproduce theory benchmark test lint clean
 help:
 	@echo "make train-balanced | train-imbalanced   both arms on RECIPE=$(RECIPE), then a page that compares them"
+	@echo "make reproduce                           every arm and imbalance of the paper (SEEDS=5), tables and figures"
 	@echo "make theory                              figures and tables of the layer-peeled models"
 	@echo "make benchmark                           the equilibrium layer beside its peers"
 	@echo "make test | lint                         tests; ruff"
@@ -54,6 +55,9 @@ train-balanced: $(STAMP)
 
 train-imbalanced: $(STAMP)
 	@$(BIN)/deq-nc sweep $(RECIPE) --data.imbalance step $(OPTIONS)
+
+reproduce: $(STAMP)
+	@$(BIN)/deq-nc sweep $(RECIPE) --grid $(OPTIONS)
 
 theory: $(STAMP)
 	@$(BIN)/python -m experiments.theory

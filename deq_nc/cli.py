@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from deq_nc.config import Arm, ConfigError, Experiment
+from deq_nc.config import ARMS, Arm, ConfigError, Experiment
 
 USAGE = """usage: deq-nc COMMAND ...
 
@@ -125,13 +125,27 @@ def train_command(arguments: list[str]) -> int:
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """Arms x seeds of one setting, then the report. Every option of `deq-nc train` is accepted too."""
+    """Arms x seeds of one setting, or of a grid of settings, then the report.
 
-    arms: tuple[Arm, ...] = ("explicit", "deq")
+    Every option of `deq-nc train` is accepted too. What is finished is skipped, what was interrupted goes on, a run
+    that fails is listed at the end and tried again by the next call.
+    """
+
+    arms: tuple[Arm, ...] | None = None
+    """Default: explicit and deq; all four with --grid."""
     seeds: int = 1
     """Seeds 0 .. SEEDS-1."""
     workdir: Path = Path("runs")
-    """Root: runs go to WORKDIR/RECIPE-SETTING/ARM-seedN, the page to WORKDIR/RECIPE-SETTING/report."""
+    """Root: runs go to WORKDIR/RECIPE-SETTING/ARM-seedN, the page beside them."""
+    grid: bool = False
+    """Balanced and step imbalance for every KA of --majorities and R of --ratios."""
+    majorities: tuple[int, ...] = (3, 5, 7)
+    """Majority classes of ten; on K classes KA K / 10 of them."""
+    ratios: tuple[float, ...] = (10, 50, 100)
+    jobs: int | None = None
+    """Runs at a time. Default: one; with --grid on CPU, one a core."""
+    shard: str | None = None
+    """I/N: the I-th of N parts of the sweep, for as many hosts or devices over one WORKDIR."""
 
 
 def sweep_command(arguments: list[str]) -> int:
@@ -139,21 +153,54 @@ def sweep_command(arguments: list[str]) -> int:
     options, rest = tyro.cli(SweepOptions, args=rest, prog="deq-nc sweep RECIPE", return_unknown_args=True)
     if options.seeds < 1:
         raise ConfigError(f"--seeds: expected an integer >= 1, got {options.seeds}.")
+    if options.jobs is not None and options.jobs < 1:
+        raise ConfigError(f"--jobs: expected an integer >= 1, got {options.jobs}.")
+    part, parts = _shard(options.shard)
     base = parse_experiment(recipe, rest, "deq-nc sweep RECIPE")
     _check_data(base)
-    from deq_nc.training import default_workdir, initialize_hosts, train
+    from deq_nc.sweep import check, execute, grid, sweep
+    from deq_nc.training import initialize_hosts
 
+    settings = grid(base, options.majorities, options.ratios) if options.grid else [base]
+    arms = options.arms or (ARMS if options.grid else ("explicit", "deq"))
+    cells = sweep(settings, arms, options.seeds, options.workdir)
+    check(cells)
     initialize_hosts()
-    runs = []
-    for seed in range(options.seeds):
-        for arm in options.arms:
-            experiment = dataclasses.replace(base, arm=arm, seed=seed)
-            folder = default_workdir(experiment, options.workdir)
-            _, status = train(dataclasses.replace(experiment, workdir=str(folder)))
-            runs.append(folder)
-            if status == "stopped":
-                return 0
-    return _report(runs, None)
+    # The longest first: what is left at the end is short, and no worker waits long for the last.
+    mine = sorted(cells, key=lambda cell: -cell.steps)[part - 1 :: parts]
+    jobs = options.jobs or (_cores(len(mine)) if options.grid else 1)
+    stopped, failed = execute(mine, options.workdir, jobs)
+    for state in failed:
+        _fail(f"{state.path}: {state.failure}")
+    runs = [Path(run.workdir) for cell in cells for run in cell.runs]
+    missing = sum(not (run / "summary.json").exists() for run in runs) - len(failed)
+    if stopped:
+        print("stopped; the same command goes on from here")
+        return 0
+    if missing and parts > 1:
+        print(f"shard {options.shard} is done; {missing} runs are left to the others. The last one makes the page.")
+        return 1 if failed else 0
+    found = [run for run in runs if (run / "history.jsonl").exists()]
+    return (_report(found, None) if found else 0) or (1 if failed else 0)
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 1, 1
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise ConfigError(f"--shard: expected I/N with 1 <= I <= N, for example 1/4, got {text!r}.")
+    return int(part), int(parts)
+
+
+def _cores(cells: int) -> int:
+    """Jobs of a grid: one a core on CPU, one in all on an accelerator or over several hosts."""
+    import jax
+
+    if jax.default_backend() != "cpu" or jax.process_count() > 1:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores, cells), 1)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ ALLOWED = {
     "data": {"config"},
     "models": {"equilibrium", "config"},
     "training": {"models", "data", "collapse", "losses", "equilibrium", "config"},
+    "sweep": {"training", "data", "config"},
     "report": {"collapse", "theory", "config"},
 }
 HOMES = {"jaxopt": {"equilibrium"}, "flax": {"models"}, "orbax": {"training"}, "tensorflow_datasets": {"data"}}

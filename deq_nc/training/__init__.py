@@ -4,8 +4,9 @@
 `measure` turns a state into numbers, `folder` and `checkpoint` keep what is on disk, `progress` is what a person sees.
 """
 
-from deq_nc.training.folder import default_workdir
+from deq_nc.training.folder import RunFolder, default_workdir
 from deq_nc.training.loop import TrainingError, train
-from deq_nc.training.mesh import initialize_hosts
+from deq_nc.training.mesh import initialize_hosts, is_leader
+from deq_nc.training.versions import versions
 
-__all__ = ["TrainingError", "default_workdir", "initialize_hosts", "train"]
+__all__ = ["RunFolder", "TrainingError", "default_workdir", "initialize_hosts", "is_leader", "train", "versions"]

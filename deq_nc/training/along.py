@@ -20,7 +20,7 @@ from deq_nc.training.program import Program
 from deq_nc.training.state import TrainState
 from deq_nc.training.step import Corpus
 
-ROWS = 2000  # training images followed along the solve, spread evenly over the set; T + 1 states of each are kept
+ROWS = 2000  # images of a set followed along the solve, spread evenly over it; T + 1 states of each are kept
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
 SHOWN = ("nc1", "nc2_means", "nc3", "nc4", "accuracy")
 
@@ -38,21 +38,33 @@ def layers(train: Features, test: Features, params: Any, num_classes: int) -> li
     return rows
 
 
-def solve(program: Program, state: TrainState, part: Corpus, num_classes: int) -> dict[str, list[dict[str, Any]]]:
-    """Rows by iterate (`step`) and by tolerance (`tol`): residual, distance to the last iterate, collapse, accuracy."""
-    index = np.linspace(0, part.image.shape[0] - 1, min(ROWS, part.image.shape[0])).astype(np.int32)
-    states, residuals, labels = _iterates(program, state, part, index)
+def solve(
+    program: Program, state: TrainState, train: Corpus, test: Corpus, majority: np.ndarray
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows by iterate (`step`) and by tolerance (`tol`): residual, distance to the last iterate, collapse, accuracy.
+
+    All of training images; `test_accuracy` and `test_accuracy_minority` are those of the same iterates of test images
+    (the latter None where majority [K] holds for every class).
+    """
+    num_classes = len(majority)
+    states, residuals, labels = _iterates(program, state, train)
+    unseen, behind, truth = _iterates(program, state, test)
     weights, bias = classifier(state.params)
-    return {
+    found = {
         "by_step": _rows("step", range(len(states)), states, residuals, labels, weights, bias, num_classes),
         "by_tolerance": _rows("tol", TOLERANCES, *_at(states, residuals), labels, weights, bias, num_classes),
     }
+    for rows, features in ((found["by_step"], unseen), (found["by_tolerance"], _at(unseen, behind)[0])):
+        right = (features @ np.asarray(weights).T + np.asarray(bias)).argmax(2) == truth
+        for row, correct in zip(rows, right):
+            row["test_accuracy"] = float(correct.mean())
+            row["test_accuracy_minority"] = None if majority.all() else float(correct[~majority[truth]].mean())
+    return found
 
 
-def _iterates(
-    program: Program, state: TrainState, part: Corpus, index: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features [T + 1, N, D], residuals [T + 1, N] and labels [N] of the images `index`."""
+def _iterates(program: Program, state: TrainState, part: Corpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features [T + 1, N, D], residuals [T + 1, N] and labels [N] of at most ROWS images."""
+    index = np.linspace(0, part.image.shape[0] - 1, min(ROWS, part.image.shape[0])).astype(np.int32)
     batch = padded(min(program.network.experiment.train.eval_batch_size, len(index)), program.mesh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     features, residuals, labels = [], [], []

@@ -56,6 +56,7 @@ def summary(part: Features) -> dict[str, Array]:
         "loss": mean(part.loss),
         "accuracy": mean(part.correct),
         "feature_norm": mean(jnp.linalg.norm(part.features, axis=1)),
+        "initial_norm": mean(jnp.linalg.norm(part.initial, axis=1)),
         "steps": mean(part.steps),
         "unconverged": mean(~part.converged),
         "residual": jnp.where(part.mask, part.residual, 0).max(),

@@ -28,7 +28,7 @@ from deq_nc.training.folder import RunFolder, default_workdir
 from deq_nc.training.measure import Measurer
 from deq_nc.training.mesh import agreed, data_mesh, is_leader, preempted_anywhere
 from deq_nc.training.optimizer import schedule
-from deq_nc.training.program import Program, program
+from deq_nc.training.program import Program, program, step_memory
 from deq_nc.training.progress import Display
 from deq_nc.training.state import Logs, TrainState
 from deq_nc.training.step import Corpus, corpus
@@ -124,11 +124,16 @@ def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> t
         if int(state.step) < experiment.train.epochs * steps:
             display.say(f"stopped at step {int(state.step)}, saved; the same command goes on from here")
             return folder.path, "stopped"
+        # Every host computes, the leader writes.
         analysis, along = measurer.analysis(state), measurer.along(state)
+        summary = _summary(experiment, dataset, state, history, step_seconds, mesh) | {
+            "initial_norm": measurer.initial_norm(state),
+            "step_memory_bytes": step_memory(compiled, state, train_set, compiled.order(state.seed, state.step)),
+        }
         if is_leader():
             folder.write_arrays("analysis.npz", analysis)
             folder.write_json("along.json", along)
-            folder.finish(_summary(experiment, dataset, state, history, step_seconds, mesh))
+            folder.finish(summary)
     display.say(f"finished: {folder.path}")
     return folder.path, "finished"
 

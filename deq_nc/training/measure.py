@@ -113,8 +113,13 @@ class Measurer:
         train, test = self.features(state)
         found = {"layers": along.layers(train, test, state.params, classes)}
         if self.program.iterates is not None:
-            found |= along.solve(self.program, state, self.train, classes)
+            found |= along.solve(self.program, state, self.train, self.test, self.dataset.majority)
         return found
+
+    def initial_norm(self, state: TrainState) -> float:
+        """Mean norm of the pooled H0 over training images; `feature_norm` over it is what the arm gains in norm."""
+        train, _ = self.features(state)
+        return float(jax.device_get(self.program.summary(train)["initial_norm"]))
 
     def _few(self, state: TrainState) -> tuple[Any, Batch, Array]:
         """Variables, the first few training images, and a key that follows the step."""

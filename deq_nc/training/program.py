@@ -37,6 +37,15 @@ class Program(NamedTuple):
     iterates: Callable[..., Any] | None
 
 
+def step_memory(compiled: Program, *arguments: Any) -> int | None:
+    """Bytes of temporary memory of the compiled training step, as XLA planned it; None where XLA does not say.
+
+    Asks for the executable that training used: nothing is compiled again.
+    """
+    plan = compiled.step.lower(*arguments).compile().memory_analysis()
+    return None if plan is None else int(plan.temp_size_in_bytes)
+
+
 def program(experiment: Experiment, dataset: Dataset, mesh: Mesh) -> Program:
     """The program of an experiment on a mesh; experiments that differ in seed and folder share it."""
     anonymous = dataclasses.replace(experiment, seed=0, workdir=None)

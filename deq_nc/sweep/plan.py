@@ -1,0 +1,100 @@
+"""Which runs: settings x arms x seeds, and everything that would stop them, said before the first begins.
+
+Letters: K classes, KA majority classes, R = n_A / n_B.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deq_nc.config import ConfigError, DataConfig, Experiment
+from deq_nc.data import DataError, Dataset, load, steps_per_epoch
+from deq_nc.training import RunFolder, default_workdir, versions
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting and one arm, all seeds: they share a compiled program, so one worker runs them in a row."""
+
+    setting: str  # the folder that holds its runs
+    arm: str
+    runs: tuple[Experiment, ...]  # one a seed, each with its folder in `workdir`
+    steps: int  # training steps of each run
+
+
+def grid(
+    base: Experiment, majorities: Sequence[int], ratios: Sequence[float], balanced: bool = True
+) -> list[Experiment]:
+    """Settings of Sun & Shi 2024: balanced, and step imbalance for every KA and R.
+
+    KA counts majority classes of ten; on K classes it is KA K / 10 (CIFAR-100: 3 of 10 is 30 of 100).
+    Raises ConfigError where that is no integer, DataError where the data set is not there.
+    """
+    data = dataclasses.replace(base.data, imbalance="none")
+    classes = load(data).num_classes
+    settings = [dataclasses.replace(base, data=data)]
+    for majority in majorities:
+        if majority * classes % 10 or not 0 < majority * classes // 10 < classes:
+            raise ConfigError(
+                f"majorities: expected numbers of ten classes that K = {classes} classes can be divided by, got "
+                f"{majority}. Leave it out, or sweep one setting with --data.imbalance step --data.majority KA."
+            )
+        for ratio in ratios:
+            step = dataclasses.replace(data, imbalance="step", majority=majority * classes // 10, ratio=ratio)
+            settings.append(dataclasses.replace(base, data=step))
+    return settings
+
+
+def sweep(settings: Sequence[Experiment], arms: Sequence[str], seeds: int, workdir: Path) -> list[Cell]:
+    """The cells of settings x arms. Raises DataError for a data set that is not there or leaves a class empty."""
+    steps = _steps([setting.data for setting in settings], [setting.train.batch_size for setting in settings])
+    cells = []
+    for setting, count in zip(settings, steps):
+        for arm in arms:
+            runs = []
+            for seed in range(seeds):
+                experiment = dataclasses.replace(setting, arm=arm, seed=seed)
+                folder = default_workdir(experiment, workdir)
+                runs.append(dataclasses.replace(experiment, workdir=str(folder)))
+            cells.append(Cell(folder.parent.name, arm, tuple(runs), count * setting.train.epochs))
+    return cells
+
+
+def _steps(data: Sequence[DataConfig], batch_sizes: Sequence[int]) -> list[int]:
+    """Steps an epoch of each setting. Raises DataError that lists every setting a class of which would be empty."""
+    found: list[Dataset] = []
+    refused = []
+    for config in data:
+        try:
+            found.append(load(config))
+        except DataError as error:
+            if config.imbalance == "none":
+                raise
+            refused.append(f"KA={config.majority}, R={config.ratio:g}: {error}")
+    if refused:
+        raise DataError("some settings cannot be run.\n" + "\n".join(refused))
+    return [steps_per_epoch(len(each.train_labels), size) for each, size in zip(found, batch_sizes)]
+
+
+def check(cells: Sequence[Cell]) -> None:
+    """Raises ConfigError if a run's folder holds another configuration, or results of other package versions."""
+    now = versions()
+    for cell in cells:
+        for experiment in cell.runs:
+            folder = RunFolder(Path(experiment.workdir))
+            folder.open(experiment, write=False)
+            if not folder.finished:
+                continue
+            then = json.loads(folder.summary_path.read_text()).get("versions", {})
+            differ = [
+                f"{name} {then.get(name)} there, {now.get(name)} here" for name in now if then.get(name) != now[name]
+            ]
+            if differ:
+                raise ConfigError(
+                    f"workdir: {folder.path} was made with other versions: {'; '.join(differ)}. One table must not mix "
+                    "them: choose another --workdir, delete that folder, or install those versions."
+                )
