@@ -1,12 +1,15 @@
-"""Run folders -> tables, figures, one self-contained page; reads files only, and needs no accelerator and no jax.
+"""Run folders -> tables, figures, one self-contained page; reads files only, and needs no accelerator.
 
-`runs` reads and checks the folders, `quantities` names what is shown, `statistics` averages over seeds, `tables` and
-the figures (`style`, `curves`, `geometry`) show it, `page` writes it down. A new figure or table belongs here; a new
-number belongs to the run that measures it. `report` and `summary_rows` are what others call.
+`runs` reads and checks the folders, `quantities` names what is shown, `statistics` averages over seeds. One setting:
+`tables` and the figures (`style`, `curves`, `geometry`, `along`) show it, `theory` lays the optimum beside it, `page`
+writes it down. A grid of settings: `grid` groups the runs, `controls` has the numbers of each, `grid_tables` (on
+`grid_table`, `latex`) and `grid_figures`, `grid_controls`, `side` show it, `grid_page` writes it down. `write` chooses.
+A new figure or table belongs here; a new number belongs to the run that measures it.
 """
 
-from deq_nc.report.page import report
+from deq_nc.report.grid_tables import grid_summary
 from deq_nc.report.runs import ReportError
 from deq_nc.report.tables import summary_rows
+from deq_nc.report.write import is_grid, report
 
-__all__ = ["ReportError", "report", "summary_rows"]
+__all__ = ["ReportError", "grid_summary", "is_grid", "report", "summary_rows"]

@@ -124,8 +124,11 @@ def panels(
     return figure
 
 
-def curve_pictures(runs: Sequence[Run], num_classes: int | None) -> list[Picture]:
-    """Accuracy and loss, collapse, blocks (when measured), solver, norms; figures without data are left out."""
+def curve_pictures(runs: Sequence[Run], num_classes: int | None, only: Sequence[str] | None = None) -> list[Picture]:
+    """Accuracy and loss, collapse, blocks (when measured), solver, norms; figures without data are left out.
+
+    `only` names the figures to draw.
+    """
     seeds = f" {SEEDS_NOTE}" if any(len(group) > 1 for group in arm_runs(runs).values()) else ""
     reached = any(run.terminal_epoch is not None for run in runs)
     marked = MARKED if reached else "No arm has reached train error 0 at a measured epoch."
@@ -142,25 +145,27 @@ def curve_pictures(runs: Sequence[Run], num_classes: int | None) -> list[Picture
         (
             "accuracy", "Accuracy and loss",
             f"Accuracy is a share of images, loss a mean in nats on a log axis. {marked}{seeds}",
-            panels(runs, accuracy, columns=3 if minority else 2),
+            lambda: panels(runs, accuracy, columns=3 if minority else 2),
         ),
         (
             "collapse", "Neural collapse on the training set",
             "Every panel falls to 0 under full collapse of balanced classes; NC1 and CDNV are on log axes. "
             f"{marked}{seeds}",
-            panels(runs, "nc1 nc2_means nc2_weights nc3 nc4 cdnv".split()),
+            lambda: panels(runs, "nc1 nc2_means nc2_weights nc3 nc4 cdnv".split()),
         ),
         (
             "blocks", "Angles between classes, by block",
             "Mean cosine between classes inside a block or across two; the dashed line is the simplex ETF, -1/(K-1). "
             f"Minority collapse shows as a minority cosine that climbs to 1.{seeds}",
-            panels(runs, COSINES, columns=4, reference=lambda key: etf, reference_label="simplex ETF, −1/(K−1)"),
+            lambda: panels(
+                runs, COSINES, columns=4, reference=lambda key: etf, reference_label="simplex ETF, −1/(K−1)"
+            ),
         ),
         (
             "solver", "How well each equilibrium was solved",
             "Steps and residuals of the forward and the backward solve; collapse numbers stand only where the residual "
             f"is at the tolerance (dashed) or below and no example is left unconverged.{seeds}",
-            panels(
+            lambda: panels(
                 runs, "solver_steps solver_residual unconverged adjoint_steps adjoint_residual spectral_radius".split(),
                 reference={"solver_residual": tol, "adjoint_residual": adjoint_tol}.get, reference_label="tolerance",
             ),
@@ -169,7 +174,10 @@ def curve_pictures(runs: Sequence[Run], num_classes: int | None) -> list[Picture
             "norms", "Norms",
             "Size of features and classifier, and how far the class norms are from equal (0 is equal): whether an arm "
             f"gains by amplifying rather than by turning its features.{seeds}",
-            panels(runs, ["feature_norm", "weight_norm", "equinorm_means", "equinorm_weights", *NORMS], columns=4),
+            lambda: panels(
+                runs, ["feature_norm", "weight_norm", "equinorm_means", "equinorm_weights", *NORMS], columns=4
+            ),
         ),
     )  # fmt: skip
+    drawn = ((*words, draw()) for *words, draw in drawn if only is None or words[0] in only)
     return [picture(name, title, caption, figure) for name, title, caption, figure in drawn if figure is not None]

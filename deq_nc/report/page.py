@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from deq_nc.report.along import along_pictures, layer_rows
 from deq_nc.report.curves import curve_pictures
 from deq_nc.report.geometry import geometry_pictures
 from deq_nc.report.quantities import COST, MORE, quantity
-from deq_nc.report.runs import Run, read_runs
+from deq_nc.report.runs import Run
 from deq_nc.report.style import style_context
 from deq_nc.report.tables import (
     EVIDENCE_TITLE,
@@ -42,47 +40,37 @@ FLAGS = {  # what collapse.measure counts and leaves out or cannot measure
 }
 
 
-def report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
-    """Runs of one setting -> the path of `out`/index.html, beside figures/*.png, tables.md, tables.csv, runs.csv.
-
-    `out` defaults to RUN/report for one run and to COMMON PARENT/report for several.
-    Raises ReportError: nothing to show, unreadable files, or runs of different settings (the fields are named).
-    """
-    runs = read_runs(run_dirs)
-    folder = Path(out) if out is not None else _default_folder(runs)
-    num_classes = next((n for run in runs if (n := _num_classes(run))), None)
+def single_page(runs: Sequence[Run], folder: Path) -> Path:
+    """Runs of one setting -> the path of `folder`/index.html, beside its figures and tables as files."""
+    classes = next((n for run in runs if (n := num_classes(run))), None)
     with style_context():
-        curves = [*curve_pictures(runs, num_classes), *along_pictures(runs)]
+        curves = [*curve_pictures(runs, classes), *along_pictures(runs)]
         geometry = geometry_pictures(runs)
-    tables = [
-        headline(runs),
-        evidence(runs),
-        blocks(runs),
-        table("More measures", runs, MORE),
-        table("Cost", runs, COST),
-    ]
+    cost = table("Cost", runs, COST)
+    tables = [headline(runs), evidence(runs), blocks(runs), table("More measures", runs, MORE)]
     tables = [each for each in tables if each.rows]
 
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for each in (*curves, *geometry):
         (folder / "figures" / f"{each.name}.png").write_bytes(each.png)
     text = f"# {title(runs)}\n\n" + "".join(f"- {line}\n" for line in remarks(runs)) + "\n"
-    (folder / "tables.md").write_text(text + "\n".join(each.markdown() for each in tables), encoding="utf-8")
-    (folder / "tables.csv").write_text(tables_csv(tables), encoding="utf-8")
+    for name, chosen in (("tables", tables), ("cost", [cost])):
+        (folder / f"{name}.md").write_text(text + "\n".join(each.markdown() for each in chosen), encoding="utf-8")
+        (folder / f"{name}.csv").write_text(tables_csv(chosen), encoding="utf-8")
     (folder / "runs.csv").write_text(runs_csv(runs), encoding="utf-8")
     page = folder / "index.html"
-    page.write_text(_render(runs, tables, [*curves, *geometry]), encoding="utf-8")
+    page.write_text(_render(runs, [*tables, cost], [*curves, *geometry]), encoding="utf-8")
     return page
 
 
 def title(runs: Sequence[Run]) -> str:
     """Data set, imbalance, arms, number of seeds."""
     seeds = len({run.seed for run in runs})
-    return f"{_dataset(runs)}, {_imbalance(runs)}: {', '.join(arm_runs(runs))}, {seeds} seed{'s' * (seeds != 1)}"
+    return f"{dataset_name(runs)}, {_imbalance(runs)}: {', '.join(arm_runs(runs))}, {seeds} seed{'s' * (seeds != 1)}"
 
 
 def remarks(runs: Sequence[Run]) -> list[str]:
-    """What a reader must know before believing a number: unfinished runs, unconverged solves, mixed versions, notes."""
+    """What a reader must know before believing a number: unfinished runs, unconverged solves, notes."""
     out = []
     finished_arms = {run.arm for run in runs if run.finished}
     for run in runs:
@@ -103,13 +91,12 @@ def remarks(runs: Sequence[Run]) -> list[str]:
             notes.setdefault(note, []).append(f"{run.arm} seed {run.seed}")
     finished = sum(run.finished for run in runs)
     out += [note if len(names) == finished else f"{', '.join(names)}: {note}" for note, names in notes.items()]
-    for what in ("versions", "device"):
-        if len({json.dumps(run.summary.get(what), sort_keys=True) for run in runs if run.summary}) > 1:
-            out.append(f"The runs were made with different {what}: see below.")
+    if len({run.summary.get("device") for run in runs if run.summary}) > 1:
+        out.append("The runs were made on different devices: see below.")
     return out
 
 
-def _dataset(runs: Sequence[Run]) -> str:
+def dataset_name(runs: Sequence[Run]) -> str:
     named = [run.summary["dataset"] for run in runs if run.summary and run.summary.get("dataset")]
     return named[0] if named else runs[0].config.get("data", {}).get("name", "unknown data")
 
@@ -122,14 +109,10 @@ def _imbalance(runs: Sequence[Run]) -> str:
     return f"long tail, ratio {data.get('ratio'):g}" if kind == "longtail" else "balanced"
 
 
-def _num_classes(run: Run) -> int | None:
+def num_classes(run: Run) -> int | None:
     if run.analysis is not None and "class_means" in run.analysis:
         return len(run.analysis["class_means"])
     return len((run.summary or {}).get("class_names") or []) or None
-
-
-def _default_folder(runs: Sequence[Run]) -> Path:
-    return Path(os.path.commonpath([run.path for run in runs])) / "report"
 
 
 def _class_rows(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
@@ -164,14 +147,18 @@ def _run_rows(runs: Sequence[Run]) -> list[list[str]]:
     return rows
 
 
-def _render(runs: Sequence[Run], tables: Sequence[Table], pictures: Sequence[Any]) -> str:
-    environment = jinja2.Environment(
+def template(name: str) -> jinja2.Template:
+    """A template of this folder; what it is given is escaped, and a name it is not given is an error."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    ).get_template(name)  # fmt: skip
+
+
+def _render(runs: Sequence[Run], tables: Sequence[Table], pictures: Sequence[Any]) -> str:
     changed = differing_fields(dataclasses.asdict(Experiment()), runs[0].config)
     class_heading, class_rows = _class_rows(runs)
-    return environment.get_template(TEMPLATE).render(
+    return template(TEMPLATE).render(
         title=title(runs),
         remarks=remarks(runs),
         tables=[
@@ -180,7 +167,7 @@ def _render(runs: Sequence[Run], tables: Sequence[Table], pictures: Sequence[Any
         ],
         # Before any figure: no number without its residual.
         tables_first=2 if len(tables) > 1 and tables[1].title == EVIDENCE_TITLE else 1,
-        pictures=[(each, base64.b64encode(each.png).decode("ascii")) for each in pictures],
+        pictures=[(each, each.base64) for each in pictures],
         predictions=predictions(runs),
         layer_rows=layer_rows(runs),
         class_heading=class_heading,

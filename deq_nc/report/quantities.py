@@ -80,6 +80,25 @@ _KNOWN = (
     Quantity("nc2_floor", "floor of NC2 means", hint="least value that D dimensions allow"),
     Quantity("feature_norm", "feature norm", hint="mean ‖h‖ over training images"),
     Quantity("weight_norm", "classifier norm", hint="‖W‖, Frobenius"),
+    Quantity("initial_norm", "norm of H0", hint="mean ‖h₀‖ over training images, before the arm"),
+    Quantity("norm_gain", "norm gain of the arm", hint="mean ‖h‖ / mean ‖h₀‖ over training images"),
+    Quantity("amplification", "amplification ‖(I − J)⁻¹‖", hint="at z*, mean over the measured training images"),
+    Quantity("norm_ratio_means", "norm of means, minority / majority", hint="1: equal norms"),
+    Quantity("norm_ratio_weights", "norm of weights, minority / majority", hint="1: equal norms"),
+    Quantity("weights_to_etf", "weights to the ETF", hint="distance of normalised Gram matrices, centred"),
+    Quantity("weights_to_seli", "weights to SELI", hint="distance of normalised Gram matrices, centred"),
+    Quantity("weights_to_optimum", "weights to the layer-peeled optimum", hint="at the run's own norms"),
+    Quantity("means_to_etf", "means to the ETF", hint="distance of normalised Gram matrices, centred"),
+    Quantity("means_to_seli", "means to SELI", hint="distance of normalised Gram matrices, centred"),
+    Quantity("means_to_optimum", "means to the layer-peeled optimum", hint="at the run's own norms"),
+    Quantity("cell_forward", "cell evaluations, forward", digits=".1f", hint="per training example and step"),
+    Quantity("cell_backward", "cell products, backward", digits=".1f", hint="with the cell's transposed Jacobian"),
+    Quantity("solve_distance", "distance to z*", hint="mean ‖z_t − z*‖ / ‖z*‖"),
+    Quantity("solve_accuracy", "train accuracy", digits=".4f", hint="trained classifier on the iterate"),
+    Quantity("solve_nc1", "NC1"),
+    Quantity("solve_nc2_means", "NC2 means"),
+    Quantity("solve_nc3", "NC3"),
+    Quantity("step_memory_bytes", "memory of a step", "bytes", digits=",.0f", hint="temporaries of the compiled step"),
     Quantity("parameters", "parameters", digits=",.0f", hint="of the whole model"),
     Quantity("parameters_arm", "parameters of the arm", digits=",.0f", hint="between encoder and classifier"),
     Quantity("step_seconds", "time per step", "s", hint="median training step"),
@@ -90,7 +109,7 @@ KNOWN = {quantity.key: quantity for quantity in _KNOWN}
 
 HEADLINE = (
     "epoch terminal_epoch train_accuracy test_accuracy test_accuracy_majority test_accuracy_minority "
-    "nc1 nc2_means nc2_weights nc3 nc4 solver_steps unconverged parameters seconds"
+    "nc1 nc2_means nc2_weights nc3 nc4 solver_steps unconverged parameters"
 ).split()
 EVIDENCE = (
     "solver_steps solver_residual unconverged unconverged_worst adjoint_steps adjoint_residual adjoint_unconverged "
@@ -104,7 +123,8 @@ COSINES = tuple(
 )
 NORMS = tuple(f"norm_{block}_{what}" for what in ("means", "weights") for block in ("majority", "minority"))
 BLOCKS = ("nc1_majority", "nc1_minority", *COSINES, *NORMS)
-COST = "parameters parameters_arm step_seconds seconds".split()
+COST = "parameters parameters_arm step_seconds step_memory_bytes seconds".split()
+TIMES = ("step_seconds", "step_memory_bytes", "seconds")  # never the same twice: kept out of tables.* and runs.csv
 
 
 def quantity(key: str) -> Quantity:
@@ -124,7 +144,9 @@ def scalars(run: Run) -> dict[str, Any]:
         "unconverged_worst": max(worst, default=None),
         "parameters": parameters.get("total"),
         "parameters_arm": parameters.get("arm"),
+        "initial_norm": summary.get("initial_norm"),
         "step_seconds": summary.get("step_seconds"),
+        "step_memory_bytes": summary.get("step_memory_bytes"),
         "seconds": summary.get("seconds", row.get("seconds")),
     }
     return row

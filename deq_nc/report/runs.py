@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,38 @@ import numpy as np
 from deq_nc.config import ConfigError, differing_fields
 
 ARM_ORDER = ("explicit", "deq", "unrolled", "residual")  # the reference first, then the question, then the controls
-FREE = ("arm", "seed", "workdir")  # what may differ between the runs of one report
+FREE = ("arm", "seed", "workdir", "data.allow_single")  # may differ between the runs of one setting
+SETTING = ("data.imbalance", "data.majority", "data.ratio")  # may differ beside these between the runs of a grid
 
 
 class ReportError(ConfigError):
     """Run folders that cannot be shown, or not together; the message says which, why, and what to do."""
+
+
+class Arrays(Mapping):
+    """The arrays of analysis.npz, each read when asked for and not kept: those of a grid would fill the memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._names = self._read(lambda archive: tuple(archive.files))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(lambda archive: archive[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _read(self, pick: Any) -> Any:
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                return pick(archive)
+        except (ValueError, OSError, BadZipFile) as error:
+            raise ReportError(f"{self.path}: expected plain arrays, got: {error}. Measure the run again.") from error
 
 
 @dataclass(frozen=True)
@@ -29,7 +56,7 @@ class Run:
     config: dict[str, Any]
     history: tuple[dict[str, Any], ...]  # one row per measured epoch, ascending
     summary: dict[str, Any] | None
-    analysis: dict[str, np.ndarray] | None
+    analysis: Mapping[str, np.ndarray] | None
     along: dict[str, list[dict[str, Any]]] | None = None  # collapse by layer and along the solve
 
     @property
@@ -60,16 +87,19 @@ class Run:
         return next((row["epoch"] for row in self.history if (row.get("train_accuracy") or 0) >= 1), None)
 
 
-def read_runs(run_dirs: Sequence[Path]) -> list[Run]:
+def read_runs(run_dirs: Sequence[Path], free: Sequence[str] = FREE) -> list[Run]:
     """The runs under `run_dirs` (run folders, or folders of run folders), sorted by arm and seed.
 
-    Raises ReportError: nothing to show, unreadable files, one arm and seed twice, or runs of different settings.
+    `free`: fields of the configuration that may differ. Raises ReportError: nothing to show, unreadable files, other
+    fields that differ, or different package versions; and, where only FREE may, one arm and seed twice.
     """
     folders = [folder for given in run_dirs for folder in _run_folders(Path(given))]
     if not folders:
         raise ReportError("report: expected at least one run folder, got none. Train one first: deq-nc train RECIPE.")
     runs = sorted(map(_read_run, dict.fromkeys(folders)), key=lambda run: (_rank(run.arm), run.seed))
-    _check_together(runs)
+    if tuple(free) == FREE:
+        check_once(runs)
+    _check_together(runs, free)
     if not any(run.history for run in runs):
         where = ", ".join(str(run.path) for run in runs)
         raise ReportError(f"report: expected a measured epoch, got an empty history in {where}. Let the run go on.")
@@ -85,6 +115,8 @@ def _run_folders(given: Path) -> list[Path]:
         raise ReportError(f"{given}: expected a run folder, got no folder of that name. Check the path.")
     if (given / "config.json").is_file():
         return [given.resolve()]
+    if (given / "index.html").is_file() and (given / "tables.csv").is_file():
+        return []  # a page of ours, which a wildcard over the settings catches too
     inside = sorted(child.resolve() for child in given.iterdir() if (child / "config.json").is_file())
     if not inside:
         raise ReportError(
@@ -128,20 +160,14 @@ def _read_run(path: Path) -> Run:
     if missing := [name for name in ("arm", "seed") if name not in config]:
         raise ReportError(f"{path / 'config.json'}: expected an experiment, got one without {', '.join(missing)}.")
     summary = _read_json(path / "summary.json") if (path / "summary.json").is_file() else None
-    analysis = None
-    if summary is not None and (path / "analysis.npz").is_file():
-        try:
-            with np.load(path / "analysis.npz", allow_pickle=False) as archive:
-                analysis = {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, BadZipFile) as error:
-            raise ReportError(
-                f"{path / 'analysis.npz'}: expected plain arrays, got: {error}. Measure the run again."
-            ) from error
+    archive = path / "analysis.npz"
+    analysis = Arrays(archive) if summary is not None and archive.is_file() else None
     along = _read_json(path / "along.json") if summary is not None and (path / "along.json").is_file() else None
     return Run(path, config, _read_history(path / "history.jsonl"), summary, analysis, along)
 
 
-def _check_together(runs: list[Run]) -> None:
+def check_once(runs: Sequence[Run]) -> None:
+    """Raises ReportError where two folders hold the same arm and seed."""
     seen: dict[tuple[str, int], Path] = {}
     for run in runs:
         if (other := seen.setdefault((run.arm, run.seed), run.path)) != run.path:
@@ -149,16 +175,25 @@ def _check_together(runs: list[Run]) -> None:
                 f"report: expected one run per arm and seed, got {run.arm} seed {run.seed} twice: {other} and "
                 f"{run.path}. Leave one out."
             )
-    first = runs[0]
+
+
+def _check_together(runs: Sequence[Run], free: Sequence[str]) -> None:
+    allowed = "arm and seed" if tuple(free) == FREE else "arm, seed and imbalance"
     for run in runs[1:]:
-        differ = {
-            name: values
-            for name, values in differing_fields(first.config, run.config).items()
-            if name.split(".")[0] not in FREE
-        }
-        if differ:
-            fields = "; ".join(f"{name}: {left!r} and {right!r}" for name, (left, right) in differ.items())
+        differ = differing_fields(runs[0].config, run.config)
+        if differ := {name: values for name, values in differ.items() if name not in free}:
             raise ReportError(
-                f"report: expected runs of one setting (only arm and seed may differ), got {first.path} and {run.path} "
-                f"which differ in {fields}. Report each setting on its own."
+                f"report: expected runs of one setting (only {allowed} may differ), got {runs[0].path} and {run.path} "
+                f"which differ in {_pairs(differ)}. Report each setting on its own."
             )
+    known = [run for run in runs if run.summary is not None and run.summary.get("versions")]
+    for run in known[1:]:
+        if differ := differing_fields(known[0].summary["versions"], run.summary["versions"]):
+            raise ReportError(
+                f"report: expected runs made with the same packages, got {known[0].path} and {run.path} which differ "
+                f"in {_pairs(differ)}. Train those of one version again, or report them apart."
+            )
+
+
+def _pairs(differ: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{name}: {left!r} and {right!r}" for name, (left, right) in differ.items())

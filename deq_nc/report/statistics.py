@@ -22,6 +22,16 @@ class Interval:
     half: float | None
     n: int
 
+    def excludes_zero(self, comparisons: int = 1) -> bool:
+        """Whether 0 lies outside; `comparisons` m > 1 widens to the level 1 - .05 / m (Bonferroni).
+
+        False without a half width, and for a half width of 0: equal values leave nothing to estimate a spread from.
+        """
+        if not self.half or math.isnan(self.half):
+            return False
+        wider = stdtrit(self.n - 1, 1 - (1 - CONFIDENCE) / 2 / comparisons) / stdtrit(self.n - 1, 0.5 + CONFIDENCE / 2)
+        return bool(abs(self.mean) > self.half * wider)
+
 
 def interval(values: Iterable[float]) -> Interval | None:
     """Student's t-interval for the mean of independent values; None for no value, NaN where a value is NaN."""

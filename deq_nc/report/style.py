@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -49,6 +50,10 @@ class Picture:
     caption: str
     png: bytes
 
+    @property
+    def base64(self) -> str:
+        return base64.b64encode(self.png).decode("ascii")
+
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of its own (inches); no pyplot, so that nothing global is left behind."""
@@ -61,9 +66,9 @@ def picture(name: str, title: str, caption: str, figure: Figure) -> Picture:
     return Picture(name, title, caption, out.getvalue())
 
 
-def style_context() -> Any:
+def style_context(dpi: int = RC["figure.dpi"]) -> Any:
     """A context under which every figure is drawn and saved."""
-    return matplotlib.rc_context(RC)
+    return matplotlib.rc_context({**RC, "figure.dpi": dpi})
 
 
 def arm_style(arm: str) -> dict[str, Any]:

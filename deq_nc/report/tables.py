@@ -8,8 +8,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from deq_nc.report.quantities import BLOCKS, EVIDENCE, HEADLINE, quantity, scalars
+from deq_nc.report.quantities import BLOCKS, EVIDENCE, HEADLINE, TIMES, quantity, scalars
 from deq_nc.report.runs import Run, read_runs
 from deq_nc.report.statistics import Interval, interval
 
@@ -130,8 +131,13 @@ def tables_csv(tables: Iterable[Table]) -> str:
 
 
 def runs_csv(runs: Iterable[Run]) -> str:
-    """One line per run with every number of its last epoch: what the means were made of."""
+    """One line per run with every number of its last epoch but times: what the means were made of."""
     rows = [{"arm": run.arm, "seed": run.seed, "finished": run.finished, **scalars(run)} for run in runs]
+    return rows_csv([{key: value for key, value in row.items() if key not in TIMES} for row in rows])
+
+
+def rows_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV; a column that only some rows have is empty in the others."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,32 +30,37 @@ def predictions(runs: Sequence[Run]) -> list[Prediction]:
     return [_predict(run) for run in firsts if run is not None]
 
 
-def _predict(run: Run) -> Prediction:
+def run_bridge(run: Run) -> Any:
+    """`deq_nc.theory.Bridge` of a finished run. Raises ValueError where the theory has nothing to say of it."""
     from deq_nc.theory import bridge  # brings jax, which the rest of the report does without
 
     saved = run.analysis
-    labels, features = saved["labels_train"], np.asarray(saved["features_train"], np.float64)
-    present = [k for k in range(len(saved["weights"])) if (labels == k).any()]
-    norm = float(np.mean([np.square(features[labels == k]).sum(1).mean() for k in present]))
-    amplification = float(np.mean(saved["amplification"])) if "amplification" in saved else None
-    if amplification is not None and not np.isfinite(amplification):
-        amplification = None
+    weights, means, counts = (saved[name] for name in ("weights", "class_means", "train_counts"))
+    labels, square = saved["labels_train"], np.square(np.asarray(saved["features_train"], np.float64)).sum(1)
+    present = [k for k in range(len(weights)) if (labels == k).any()]
+    norm = float(np.mean([square[labels == k].mean() for k in present]))
+    return bridge(
+        weights, means, norm, counts, arm=run.arm, bias=saved["bias"], amplification=amplification(run),
+        train_loss=run.history[-1].get("train_loss") if run.history else None,
+    )  # fmt: skip
+
+
+def amplification(run: Run) -> float | None:
+    """Mean of ||(I - J)^-1||_2 at z* over the measured examples; None where it was not measured or not finite."""
+    if run.analysis is None or "amplification" not in run.analysis:
+        return None
+    found = float(np.mean(run.analysis["amplification"]))
+    return found if np.isfinite(found) else None
+
+
+def _predict(run: Run) -> Prediction:
     try:
-        found = bridge(
-            saved["weights"],
-            saved["class_means"],
-            norm,
-            saved["train_counts"],
-            arm=run.arm,
-            bias=saved["bias"],
-            amplification=amplification,
-            train_loss=run.history[-1].get("train_loss") if run.history else None,
-        )
+        found = run_bridge(run)
     except ValueError as error:
         return Prediction(run.arm, f"No prediction: {error}", ())
     parts = [f"scale s = {found.scale:.3g}"]
-    if amplification is not None:
-        parts.append(f"amplification ‖(I − J)⁻¹‖ = {amplification:.3g} at z*")
+    if (gain := amplification(run)) is not None:
+        parts.append(f"amplification ‖(I − J)⁻¹‖ = {gain:.3g} at z*")
     if found.threshold is not None:
         parts.append(f"minority collapse predicted from R₀ = {found.threshold:.3g} on, here R = {found.ratio:.3g}")
     rows = tuple(

@@ -1,0 +1,148 @@
+"""Figures of the grid against the imbalance ratio R: accuracy, angles and norms, and the differences of arms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from deq_nc.report.grid import Grid, Setting
+from deq_nc.report.grid_table import PERCENT
+from deq_nc.report.grid_tables import ACCURACY, WHY, pairs
+from deq_nc.report.statistics import BAND_SEEDS, Interval
+from deq_nc.report.style import GREY, Picture, arm_legend, arm_style, new_figure, picture
+
+BARS = f"Mean over seeds; bars: 95 % t-interval, from {BAND_SEEDS} seeds on"
+SHIFT = 0.09  # between arms, of the step from one R to the next
+
+
+def blocks(grid: Grid) -> dict[str, list[Setting]]:
+    """The imbalanced settings with a finished run, by the panel they share."""
+    out: dict[str, list[Setting]] = {}
+    for setting in grid.settings:
+        if setting.kind != "none" and any(grid.finished(setting, arm) for arm in grid.arms):
+            out.setdefault(setting.block, []).append(setting)
+    return out
+
+
+def _has(grid: Grid, key: str) -> bool:
+    return any(grid.values(setting, arm, key) for setting in grid.runs for arm in grid.arms)
+
+
+def half_of(value: Interval) -> float:
+    """The half width that a figure draws: 0 for fewer than BAND_SEEDS seeds."""
+    return value.half if value.half is not None and value.n >= BAND_SEEDS and np.isfinite(value.half) else 0.0
+
+
+def _against_ratio(axes: Axes, grid: Grid, settings: Sequence[Setting], key: str) -> None:
+    """One line per arm over the ratios of `settings`, at equal steps and beside one another."""
+    scale = 100 if key in PERCENT else 1
+    for place, arm in enumerate(grid.arms):
+        points = [(i, grid.mean(setting, arm, key)) for i, setting in enumerate(settings)]
+        points = [(i, value) for i, value in points if value is not None and np.isfinite(value.mean)]
+        if not points:
+            continue
+        x = [i + SHIFT * (place - (len(grid.arms) - 1) / 2) for i, _ in points]
+        y, half = ([scale * get(value) for _, value in points] for get in (lambda v: v.mean, half_of))
+        axes.errorbar(x, y, half, capsize=2.5, elinewidth=1.2, **arm_style(arm))
+    axes.set_xticks(range(len(settings)), [f"{setting.ratio:g}" for setting in settings])
+    axes.set_xlim(-0.4, len(settings) - 0.6)
+    axes.grid(False, axis="x")
+
+
+def ratio_figure(grid: Grid, rows: Sequence[tuple[str, str, float | None]], height: float, reference: str = ""):
+    """Rows (key, label of the axis, level of a dashed line) by panels of one KA; None where nothing was measured."""
+    columns, rows = blocks(grid), [row for row in rows if _has(grid, row[0])]
+    if not columns or not rows:
+        return None
+    figure = new_figure(max(4.2, 3.6 * len(columns)), height * len(rows) + 0.45)
+    panels = figure.subplots(len(rows), len(columns), squeeze=False, sharey="row")
+    for (key, label, level), line in zip(rows, panels):
+        for axes, (name, settings) in zip(line, columns.items()):
+            if level is not None:
+                axes.axhline(level, color=GREY, linewidth=1.2, linestyle=(0, (2, 2)), zorder=1)
+            _against_ratio(axes, grid, settings, key)
+            axes.set_title(name, color="black")
+        line[0].set_ylabel(label)
+    for axes in panels[-1]:
+        axes.set_xlabel("imbalance ratio R")
+    extra = [Line2D([], [], color=GREY, linewidth=1.2, linestyle=(0, (2, 2)), label=reference)] if reference else []
+    arm_legend(figure, grid.arms, extra)
+    return figure
+
+
+def accuracy_pictures(grid: Grid) -> list[Picture]:
+    minority = ratio_figure(grid, [("test_accuracy_minority", "minority test accuracy (%)", None)], 3.4)
+    rows = [
+        ("test_accuracy", "test accuracy (%)", None),
+        ("test_accuracy_majority", "majority\ntest accuracy (%)", None),
+    ]
+    other = ratio_figure(grid, rows, 2.2)
+    found = [
+        ("minority", "Minority accuracy against R", f"{BARS}. KA: number of majority classes; R: their images per "
+         "image of a minority class. Arms are set beside one another, so that none hides another.", minority),
+        ("overall", "Overall and majority accuracy against R", f"{BARS}.", other),
+    ]  # fmt: skip
+    return [picture(*words, figure) for *words, figure in found if figure is not None]
+
+
+def geometry_pictures(grid: Grid, num_classes: int | None) -> list[Picture]:
+    etf = -1 / (num_classes - 1) if num_classes and num_classes > 1 else None
+    rows = [
+        ("cosine_minority_weights", "cosine, minority\nclassifiers", etf),
+        ("cosine_minority_means", "cosine, minority\nclass means", etf),
+        ("norm_ratio_weights", "minority / majority\nnorm of classifiers", 1.0),
+        ("norm_ratio_means", "minority / majority\nnorm of class means", 1.0),
+    ]
+    figure = ratio_figure(grid, rows, 2.0, "simplex ETF")
+    caption = (
+        f"{BARS}. Cosines: mean over pairs of minority classes, −1/(K−1) in a simplex ETF; 1 is minority collapse. "
+        "Norms: mean over minority classes by mean over majority classes, 1 in a simplex ETF. Class means are centred."
+    )
+    return [picture("angles", "Minority angles and norms against R", caption, figure)] if figure is not None else []
+
+
+def forest_pictures(grid: Grid) -> list[Picture]:
+    """Paired differences of the deq arm to every other, one line per setting."""
+    compared = pairs(grid)
+    settings = [s for s in grid.settings if any(grid.paired(s, *pair, "test_accuracy") for pair in compared)]
+    keys = {key: name for key, name in ACCURACY.items() if _has(grid, key)}
+    if not settings or not keys:
+        return []
+    figure = new_figure(11.2, 0.34 * len(compared) * len(settings) * 0.62 + 1.5)
+    panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
+    for axes, (key, name) in zip(panels, keys.items()):
+        axes.axvline(0, color=GREY, linewidth=1.2)
+        for row, setting in enumerate(settings):
+            if row % 2:
+                axes.axhspan(row - 0.5, row + 0.5, color="#f3f3f0", zorder=0)
+            for place, pair in enumerate(compared):
+                value = grid.paired(setting, *pair, key)
+                if value is None or not np.isfinite(value.mean):
+                    continue
+                style = arm_style(pair[1])
+                y = row + 0.24 * (place - (len(compared) - 1) / 2)
+                face = style["color"] if value.excludes_zero() and value.n >= BAND_SEEDS else "white"
+                axes.errorbar(
+                    100 * value.mean, y, xerr=100 * half_of(value), color=style["color"], marker=style["marker"],
+                    markersize=5, markerfacecolor=face, linestyle="none", capsize=2, elinewidth=1.3,
+                )  # fmt: skip
+        axes.set_title(name, color="black", fontsize=10)
+        axes.set_xlabel("difference (percentage points)")
+        axes.grid(False, axis="y")
+    panels[0].set_yticks(range(len(settings)), [setting.title for setting in settings])
+    panels[0].set_ylim(len(settings) - 0.5, -0.5)
+    handles = [
+        Line2D([], [], color=arm_style(b)["color"], marker=arm_style(b)["marker"], linewidth=1.3, label=f"{a} − {b}")
+        for a, b in compared
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=9.5)
+    which = "; ".join(f"{a} − {b}: {WHY[b]}" for a, b in compared)
+    caption = (
+        f"Mean paired difference (same seed) in test accuracy; bars: 95 % t-interval, from {BAND_SEEDS} seeds on; "
+        f"right of 0 the DEQ is better ({which}). Filled: the interval excludes 0, without correction for the number of "
+        "comparisons."
+    )
+    return [picture("forest", "What the DEQ gains, setting by setting", caption, figure)]
