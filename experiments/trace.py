@@ -8,24 +8,24 @@ A block (paragraph, list, table, fence) with measured numbers stands under a com
     <!-- from: none, REASON -->                     definitions, targets, examples
 
 `column=a|b` keeps rows of a CSV, JSON or JSONL file (every object or list in JSON is a row and inherits the scalars of
-the objects around it), `at=cells.0` what lies under a dotted path. Measured is what has a decimal point, exponent,
-thousands comma, ±, percent sign or unit, outside EXEMPT and fences of CODE. A number is traced if a value rounds to it
-at its shown precision, sign included; a bound (<0.001) if a value lies within its last digit; `x ± y` if both are in
-one row, y in a column *half_width*, where only numbers after ± are sought. In a table, the column's header and the
-row's first cell ("balanced: NC1" is two labels) narrow the search to what the sources know by these names.
+the objects around it), `at=cells.0` what lies under a dotted path; `as=%` is for percent shown without the sign.
+Measured is what has a decimal point, exponent, thousands comma, ±, % or unit, outside EXEMPT and fences of CODE. A
+number is traced if a value rounds to it at its shown precision, sign included; a bound (<0.001) if a value lies within
+its last digit; `x ± y` if both are in one row, y in a column *half_width*, where only numbers after ± are sought. In a
+table, the words of the row and the column's header narrow the search to values that the sources know by these names:
+`deq`, `NC1`, `balanced: NC1`, `KA=3, R=10` (columns majority and ratio), or `10` under a header `R`.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 import re
 import sys
+from collections import namedtuple
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 RESULTS = "experiments/results"
@@ -46,6 +46,7 @@ BLOCK = re.compile(
 )
 UNITS = {"%": (100,), "points": (100,), "ms": (1, 1e3), "min": (1, 1 / 60), "h": (1, 1 / 3600)}
 UNITS |= {"MiB": (1, 2.0**-20), "GiB": (1, 2.0**-30)}  # shown = value in the file x one of these
+KNOWN_AS = {"majority": "KA", "ratio": "R"}  # columns that pages call by other names
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d)|\d*\.\d+|\d+)(?:[eE][-+−]?\d+)?"
 SHOWN = re.compile(
     r"(?<![^\W_])(?<!\d\.)(?:(?:(?P<hours>\d+)\sh\s)?(?P<minutes>\d+)\smin(?:\s(?P<seconds>\d+)\ss)?\b"
@@ -53,13 +54,7 @@ SHOWN = re.compile(
     r"(?:\)[eE](?P<power>[-+−]?\d+))?(?:\s*(?P<unit>%|(?:points|ms|s|min|h|MiB|GiB)\b(?!/)))?)"
 )
 PLAIN = re.compile(r"[<>≤≥]?=?\s*[-−+]?\d+")  # whole numbers without a unit: counts, seeds, classes
-
-
-class Value(NamedTuple):
-    number: float
-    key: str
-    row: dict  # the scalars beside it
-    names: list[str]  # what it can be called: its key, its path, the words of its row
+Value = namedtuple("Value", "number key row names")  # row: scalars beside it; names: its key, path and row's words
 
 
 def misses(text: str, power: str | None = None, bound: str | None = None, unit: str | None = None) -> Callable:
@@ -72,12 +67,10 @@ def misses(text: str, power: str | None = None, bound: str | None = None, unit: 
     return lambda value: min(max(low - value * s, value * s - high, 0) / step for s in UNITS.get(unit, (1,)))
 
 
-def scalar(value: object) -> object:
-    """A finite number where the text of a CSV file is one, else the value as text."""
-    try:
-        return float(value) if not isinstance(value, bool) and math.isfinite(float(value)) else str(value)
-    except (TypeError, ValueError):
-        return str(value)
+def scalar(value: object, scale: float = 1) -> float | str:
+    """A finite number, which CSV files keep as text, times `scale`; else the value as text."""
+    numeric = not isinstance(value, bool) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", str(value))
+    return scale * float(value) if numeric else str(value)
 
 
 def fold(name: str) -> str:
@@ -101,36 +94,44 @@ def read(path: Path) -> list[tuple]:
     return list(rows_of(json.loads(text) if path.suffix == ".json" else [*map(json.loads, text.splitlines())]))
 
 
-def values(source: str, root: Path) -> list[Value]:
+def values(source: str, root: Path) -> Iterator[Value]:
     """All numbers of one source as a comment writes it; ValueError says what is wrong with it."""
     name, _, query = source.partition("?")
     path = (root / name).resolve()
     if not path.is_relative_to((root / RESULTS).resolve()) or path.suffix not in (".csv", ".json", ".jsonl"):
-        raise ValueError(f"expected a .csv, .json or .jsonl file under {RESULTS}")
+        raise ValueError(f"{source}: expected a .csv, .json or .jsonl file under {RESULTS}")
     if not path.is_file():
-        raise ValueError("no such file")
-    rows, found = read(path), []
+        raise ValueError(f"{source}: no such file")
+    rows, scale = read(path), 1
     for column, _, wanted in (part.partition("=") for part in query.split("&") if part):
-        if column == "at":
+        if column == "as":
+            scale = UNITS.get(wanted, (1,))[-1]
+        elif column == "at":
             rows = [row for row in rows if f"{'.'.join(row[0])}.".startswith(f"{wanted}.")]
         else:
             rows = [row for row in rows if str(row[2].get(column)) in wanted.split("|")]
         if not rows:
-            raise ValueError(f"nothing is left after {column}={wanted}")
+            raise ValueError(f"{source}: nothing is left after {column}={wanted}")
     for where, row, context in rows:
-        row = {key: scalar(value) for key, value in row.items()}
-        words = [fold(w) for w in (*name.split("/"), *where, *map(scalar, context.values())) if isinstance(w, str)]
-        found += [Value(v, k, row, [*words, fold(k)]) for k, v in row.items() if isinstance(v, float)]
-    return found
+        row = {key: scalar(value, scale) for key, value in row.items()}
+        named = [(KNOWN_AS.get(key, key), scalar(value)) for key, value in context.items()]
+        words = [*name.split("/"), *where, *(v if isinstance(v, str) else f"{k} {v:g}" for k, v in named)]
+        yield from (Value(v, k, row, [*map(fold, words), fold(k)]) for k, v in row.items() if isinstance(v, float))
 
 
 def narrow(candidates: list[Value], lines: list[str], row: int, offset: int) -> list[Value]:
     """Values that go by the names of a table's row and column, as far as the sources know these names."""
     if not lines[row].startswith("|"):
         return candidates
-    header, column = next(line for line in lines if line[:1] == "|").split("|"), lines[row].count("|", 0, offset)
-    for label in filter(None, map(fold, (*lines[row].split("|")[1].split(":"), *header[column : column + 1]))):
-        candidates = [v for v in candidates if any(word.endswith(label) for word in v.names)] or candidates
+    header = next(line for line in lines if line.startswith("|")).split("|")
+    column, labels = lines[row].count("|", 0, offset), []
+    for head, cell in list(zip(header, lines[row].split("|")))[1:column]:
+        if all(PLAIN.fullmatch(match[0]) for match in SHOWN.finditer(cell)) and cell.strip():
+            labels += [part for whole in cell.split(":") for part in (whole, *whole.split(","), head + whole)]
+    for label in filter(re.compile("[a-z]").search, map(fold, [*labels, *header[column : column + 1]])):
+        exact = [v for v in candidates if label in v.names]
+        ending = [v for v in candidates if len(label) > 2 and any(name.endswith(label) for name in v.names)]
+        candidates = exact or ending or candidates
     return candidates
 
 
@@ -154,7 +155,7 @@ def failure(match: re.Match, candidates: list[Value]) -> str | None:
             return "the sources have no column *half_width*"
         miss, best, width = min(pairs, key=lambda pair: pair[0])
         near, what = f"{best.number:.6g} ± {width:.6g}", "no row of the sources has both mean and half width"
-    words = " ".join([*(word for word in best.row.values() if isinstance(word, str) and word), best.key])
+    words = " ".join([*(word for word in best.row.values() if word and isinstance(word, str)), best.key])
     return f"{what}; nearest {near} ({words})" if miss else None
 
 
@@ -170,29 +171,27 @@ def trace(page: str, name: str = "page", root: Path = ROOT) -> tuple[list[str], 
         found = [match for match in SHOWN.finditer(text) if not PLAIN.fullmatch(match[0])]
         if not found or block["language"] in CODE or re.match(r"none,\s*\S", named):
             continue
-        first, candidates, before = page.count("\n", 0, block.start(body)) + 1, [], len(errors)
-        for source in filter(None, re.split(r",\s+", named)):
-            try:
-                candidates += values(source, root)
-            except ValueError as error:
-                errors.append(f"{name}:{first}: {source}: {error}")
-        for match in found if len(errors) == before else ():
+        first = page.count("\n", 0, block.start(body)) + 1
+        try:
+            candidates = [v for source in filter(None, re.split(r",\s+", named)) for v in values(source, root)]
+        except ValueError as error:
+            errors.append(f"{name}:{first}: {error}")
+            continue
+        for match in found:
             row, offset = text.count("\n", 0, match.start()), match.start() - text.rfind("\n", 0, match.start()) - 1
-            why = "no source: the block needs a comment <!-- from: FILE --> before it"
-            if candidates:
-                why = failure(match, narrow(candidates, block[body].splitlines(), row, offset))
+            near = narrow(candidates, block[body].splitlines(), row, offset)
+            why = failure(match, near) if near else "no source: the block needs a comment <!-- from: FILE --> before it"
             errors += [f"{name}:{first + row}: {match[0].strip()}: {why}"] if why else []
             traced += not why
     return errors, traced
 
 
 def main(pages: list[str]) -> int:
-    wrong = False
-    for page in pages or [page for page in ("README.md", "docs/results.md") if (ROOT / page).exists()]:
-        errors, traced = trace((ROOT / page).read_text(encoding="utf-8"), page)
+    pages = pages or [page for page in ("README.md", "docs/results.md") if (ROOT / page).exists()]
+    found = {page: trace((ROOT / page).read_text(encoding="utf-8"), page) for page in pages}
+    for page, (errors, traced) in found.items():
         print(*errors, f"{page}: {traced} numbers traced, {len(errors)} errors", sep="\n")
-        wrong |= bool(errors)
-    return int(wrong)
+    return int(any(errors for errors, _ in found.values()))
 
 
 if __name__ == "__main__":

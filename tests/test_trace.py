@@ -129,6 +129,34 @@ def test_filters(errors):
     assert not errors("3 min 20 s, 1.25", json_file)
     assert not errors("0.25", "experiments/results/x/balanced/h.jsonl?epoch=2")
     assert errors("0.51", "experiments/results/x/balanced/h.jsonl?epoch=2")
+    assert errors("80.07 ± 3.24") and not errors("80.07 ± 3.24", f"{SOURCE}?as=%")
+
+
+GRID = """table,imbalance,majority,ratio,quantity,column,mean,half_width_95
+accuracy-KA3,step,3,10,test_accuracy_minority,explicit,0.81,0.03
+accuracy-KA3,step,3,10,test_accuracy_minority,deq - explicit,0.06,0.02
+accuracy-KA3,step,3,100,test_accuracy_minority,explicit,0.62,0.05
+accuracy-KA5,step,5,100,test_accuracy_minority,explicit,0.57,0.04
+accuracy-KA3,step,3,100,test_accuracy_majority,explicit,0.99,0.01
+"""
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "| setting | explicit | deq − explicit |\n|---|---|---|\n| KA = 3, R = 10 | {} | +0.06 ± 0.02 * |",
+        "| R | classes | explicit |\n|---|---|---|\n| 10 | minority | {} |",
+        "| | explicit |\n|---|---|\n| KA=3, R=10: minority accuracy | {} |",
+    ],
+)
+def test_rows_and_columns_of_a_table_narrow_the_search(tmp_path, table):
+    (tmp_path / "experiments/results").mkdir(parents=True)
+    (tmp_path / "experiments/results/grid.csv").write_text(GRID)
+    page = "<!-- from: experiments/results/grid.csv -->\n" + table
+    assert not trace(page.format("0.81 ± 0.03"), "p.md", tmp_path)[0]
+    for other in ("0.62 ± 0.05", "0.57 ± 0.04", "0.99 ± 0.01", "0.06 ± 0.02"):
+        found = trace(page.format(other), "p.md", tmp_path)[0]
+        assert len(found) == 1 and "nearest 0.81 ± 0.03" in found[0], found
 
 
 def test_exit_code(tmp_path, capsys):
