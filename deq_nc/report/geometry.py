@@ -105,9 +105,11 @@ def _gram(shown: Sequence[Run], which: str) -> list[Picture]:
 def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
     """t-SNE of features [n, D] -> [n, 2], scaled to unit size; the same input and seed give the same picture."""
     from sklearn.manifold import TSNE  # a second to import, and only this figure needs it
+    from threadpoolctl import threadpool_limits
 
     x = np.asarray(features, dtype=np.float32)
-    points = TSNE(perplexity=min(30.0, (len(x) - 1) / 3), random_state=seed).fit_transform(x)
+    with threadpool_limits(1):  # threads that wait for one another on busy cores took ten times as long
+        points = TSNE(perplexity=min(30.0, (len(x) - 1) / 3), random_state=seed).fit_transform(x)
     return points / np.abs(points).max()
 
 

@@ -19,12 +19,16 @@ SHIFT = 0.09  # between arms, of the step from one R to the next
 
 
 def blocks(grid: Grid) -> dict[str, list[Setting]]:
-    """The imbalanced settings with a finished run, by the panel they share."""
+    """The imbalanced settings by the panel they share; a panel without a finished run is left out."""
     out: dict[str, list[Setting]] = {}
     for setting in grid.settings:
-        if setting.kind != "none" and any(grid.finished(setting, arm) for arm in grid.arms):
+        if setting.kind != "none":
             out.setdefault(setting.block, []).append(setting)
-    return out
+    return {
+        name: settings
+        for name, settings in out.items()
+        if any(grid.finished(setting, arm) for setting in settings for arm in grid.arms)
+    }
 
 
 def _has(grid: Grid, key: str) -> bool:
@@ -130,7 +134,7 @@ def forest_pictures(grid: Grid) -> list[Picture]:
                     markersize=5, markerfacecolor=face, linestyle="none", capsize=2, elinewidth=1.3,
                 )  # fmt: skip
         axes.set_title(name, color="black", fontsize=10)
-        axes.set_xlabel("difference (percentage points)")
+        axes.set_xlabel("DEQ − other arm (percentage points)")
         axes.grid(False, axis="y")
     panels[0].set_yticks(range(len(settings)), [setting.title for setting in settings])
     panels[0].set_ylim(len(settings) - 0.5, -0.5)
@@ -142,7 +146,6 @@ def forest_pictures(grid: Grid) -> list[Picture]:
     which = "; ".join(f"{a} − {b}: {WHY[b]}" for a, b in compared)
     caption = (
         f"Mean paired difference (same seed) in test accuracy; bars: 95 % t-interval, from {BAND_SEEDS} seeds on; "
-        f"right of 0 the DEQ is better ({which}). Filled: the interval excludes 0, without correction for the number of "
-        "comparisons."
+        f"right of 0 the DEQ is better ({which}). Filled: the interval excludes 0 (no correction for many comparisons)."
     )
     return [picture("forest", "What the DEQ gains, setting by setting", caption, figure)]
