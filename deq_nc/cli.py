@@ -12,7 +12,7 @@ import logging
 import os
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -181,7 +181,9 @@ def sweep_command(arguments: list[str]) -> int:
         print(f"shard {options.shard} is done; {missing} runs are left to the others. The last one makes the page.")
         return 1 if failed else 0
     found = [run for run in runs if (run / "history.jsonl").exists()]
-    return (_report(found, None) if found else 0) or (1 if failed else 0)
+    if found:
+        _report(found, None, runs if options.grid else ())
+    return 1 if failed else 0
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -205,11 +207,11 @@ def _cores(cells: int) -> int:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Tables, figures and one self-contained page of runs of one setting."""
+    """Tables, figures and one self-contained page of the runs of one setting, or of a grid of settings."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     out: Path | None = None
-    """Folder of the page; default RUN/report, or `report` beside the runs."""
+    """Folder of the page; default RUN/report, `report` beside the runs, or RECIPE-grid beside the settings."""
 
 
 def report_command(arguments: list[str]) -> int:
@@ -217,7 +219,8 @@ def report_command(arguments: list[str]) -> int:
     return _report(list(options.runs), options.out)
 
 
-def _report(runs: list[Path], out: Path | None) -> int:
+def _report(runs: list[Path], out: Path | None, planned: Sequence[Path] = ()) -> int:
+    """The page and a table of it; `planned` runs of a grid that are not there are listed as missing."""
     import jax
 
     if jax.process_index() > 0:
@@ -225,14 +228,20 @@ def _report(runs: list[Path], out: Path | None) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from deq_nc.report import report, summary_rows
+    from deq_nc.report import grid_summary, is_grid, report, summary_rows
 
-    page = report(runs, out)
-    rows = summary_rows(runs)
-    table = Table("", *(row["arm"] for row in rows))
-    for quantity in rows[0]:
-        if quantity != "arm":
-            table.add_row(quantity, *(row[quantity] for row in rows))
+    page = report(runs, out, planned)
+    if is_grid(runs, planned):
+        rows = grid_summary(runs, planned)
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*row.values())
+    else:
+        rows = summary_rows(runs)
+        table = Table("", *(row["arm"] for row in rows))
+        for quantity in rows[0]:
+            if quantity != "arm":
+                table.add_row(quantity, *(row[quantity] for row in rows))
     console = Console()
     # A log has no width of its own: four arms with intervals need more than rich's 80 columns.
     console.print(table, width=console.width if console.is_terminal else 120)

@@ -32,7 +32,7 @@ def _start(cell: Cell, cpus: tuple[int, ...], cache: str) -> None:
         os.sched_setaffinity(0, cpus)  # before jax counts the cores to start its threads
     import jax
 
-    from deq_nc.sweep.execute import run_cell
+    from deq_nc.sweep.run import run_cell
 
     # Settings share the programs of their measurements, and a sweep that goes on compiles nothing again.
     jax.config.update("jax_compilation_cache_dir", cache)

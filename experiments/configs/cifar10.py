@@ -2,6 +2,7 @@
 
     make train-balanced RECIPE=cifar10 DATA_DIR=~/tensorflow_datasets
     make train-imbalanced RECIPE=cifar10 DATA_DIR=~/tensorflow_datasets
+    make reproduce RECIPE=cifar10 DATA_DIR=~/tensorflow_datasets SEEDS=3      # the whole grid
 
 Optimisation `collapse` of the collapse literature: rate 0.05 divided by 10 at 1/3 and 2/3 of 200 epochs, decay 5e-4,
 batch 128, no augmentation. Meant for one GPU or a TPU host; on CPU an epoch takes hours. Results: not measured.

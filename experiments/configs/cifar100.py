@@ -1,9 +1,10 @@
 """CIFAR-100 with ResNet-18, as `cifar10`; a step imbalance of (3, 7) on ten classes is (30, 70) here.
 
     make train-balanced RECIPE=cifar100 DATA_DIR=~/tensorflow_datasets
-    make train-imbalanced RECIPE=cifar100 DATA_DIR=~/tensorflow_datasets ARGS="--data.majority 30"
+    make train-imbalanced RECIPE=cifar100 DATA_DIR=~/tensorflow_datasets
+    make reproduce RECIPE=cifar100 DATA_DIR=~/tensorflow_datasets SEEDS=3      # the whole grid
 
-Results: not measured.
+Cost: as `cifar10`. Results: not measured.
 """
 
 import dataclasses

@@ -57,9 +57,7 @@ def run_cell(cell: Cell, quiet: bool) -> bool:
 def _record(folder: Path, text: str, error: Exception) -> None:
     if is_leader():
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILURE).write_text(
-            f"{text}\n{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}\n"
-        )
+        (folder / FAILURE).write_text(f"{text}\n{type(error).__name__}: {' '.join(str(error).split())}\n")
 
 
 def _lost(cell: Cell, exit_code: int) -> None:

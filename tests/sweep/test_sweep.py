@@ -1,0 +1,167 @@
+"""Sweeps: which runs, what refuses them, what a failure, a kill and a second call leave behind."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from deq_nc.cli import main
+from deq_nc.config import ConfigError, DataConfig, EquilibriumConfig, Experiment, ModelConfig, TrainConfig
+from deq_nc.data import DataError, load
+from deq_nc.sweep import check, execute, grid, sweep
+from deq_nc.sweep.status import FAILURE, Watch, read
+
+TINY = Experiment(
+    recipe="tiny",
+    data=DataConfig(name="synthetic", synthetic_classes=10),
+    model=ModelConfig(encoder="identity", cell="dense", features=16, inner=16),
+    solver=EquilibriumConfig(tol=1e-4, max_steps=30),
+    train=TrainConfig(epochs=2, batch_size=256, learning_rate=0.05, measurements=2, checkpoint_seconds=0.0),
+)
+
+
+def with_data(**changes) -> Experiment:
+    return dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, **changes))
+
+
+def test_grid_is_balanced_and_every_pair_and_counts_majority_classes_of_ten():
+    settings = grid(TINY, (3, 5, 7), (10, 50))
+    assert settings[0].data.imbalance == "none"
+    found = [(each.data.majority, each.data.ratio) for each in settings[1:]]
+    assert found == [(majority, ratio) for majority in (3, 5, 7) for ratio in (10, 50)]
+    with pytest.raises(ConfigError, match="K = 4 classes"):
+        grid(with_data(synthetic_classes=4), (3,), (10,))
+
+
+def test_a_hundred_classes_scale_the_majority(monkeypatch):
+    import deq_nc.sweep.plan as module
+
+    monkeypatch.setattr(module, "load", lambda config: SimpleNamespace(num_classes=100))
+    assert [each.data.majority for each in grid(TINY, (3, 5, 7), (10,))[1:]] == [30, 50, 70]
+
+
+def test_cells_share_a_program_and_have_a_folder_a_run():
+    cells = sweep(grid(TINY, (3,), (10,)), ("explicit", "deq"), 3, Path("root"))
+    assert [(cell.setting, cell.arm) for cell in cells] == [
+        (setting, arm) for setting in ("tiny-balanced", "tiny-step-KA3-R10") for arm in ("explicit", "deq")
+    ]
+    folders = [run.workdir for cell in cells for run in cell.runs]
+    assert len(set(folders)) == 12 and "root/tiny-step-KA3-R10/deq-seed2" in folders
+    assert cells[0].steps > cells[2].steps > 0  # fewer images, fewer steps
+
+
+def test_a_grid_that_empties_a_class_is_refused_with_every_count_or_flagged():
+    small = dataclasses.replace(with_data(per_class=40), train=dataclasses.replace(TINY.train, batch_size=32))
+    with pytest.raises(DataError) as refusal:
+        sweep(grid(small, (3, 5), (10, 50, 100)), ("deq",), 1, Path("root"))
+    message = str(refusal.value)
+    for words in ("KA=3, R=50", "KA=5, R=100", "[40, 40, 40, 0, 0, 0, 0, 0, 0, 0]", "allow-single"):
+        assert words in message
+    assert "R=10:" not in message
+    kept = sweep(grid(dataclasses.replace(small, data=dataclasses.replace(small.data, allow_single=True)), (3,), (50,)),
+                 ("deq",), 1, Path("root"))  # fmt: skip
+    dataset = load(kept[1].runs[0].data)
+    assert dataset.train_counts.min() == 1 and any("one" in note for note in dataset.notes), dataset.notes
+
+
+def test_a_failed_run_is_recorded_the_others_go_on_and_the_next_call_tries_again(tmp_path, monkeypatch):
+    import deq_nc.sweep.run as module
+
+    real, calls = module.train, []
+
+    def train(experiment, quiet):
+        calls.append((experiment.arm, experiment.seed))
+        if experiment.arm == "explicit" and experiment.seed == 0 and len(calls) < 4:
+            raise RuntimeError("the loss\nwent away")
+        return real(experiment, quiet=True)
+
+    monkeypatch.setattr(module, "train", train)
+    cells = sweep([TINY], ("explicit",), 2, tmp_path)
+    stopped, failed = execute(cells, tmp_path, 1)
+    broken, good = (tmp_path / "tiny-balanced" / f"explicit-seed{seed}" for seed in (0, 1))
+    assert not stopped and [state.path for state in failed] == [broken]
+    assert failed[0].failure == "RuntimeError: the loss went away" and "Traceback" in (broken / FAILURE).read_text()
+    assert read(good, cells[0].steps).finished
+    assert execute(cells, tmp_path, 1) == (False, [])  # tries only what is not finished, and forgets the failure
+    assert calls[-2:] == [("explicit", 0), ("explicit", 1)] and not (broken / FAILURE).exists()
+
+    watch = Watch(cells)
+    assert watch.done == watch.total == 2 and watch.steps == watch.steps_total and watch.eta() == "-"
+
+    summary = json.loads((good / "summary.json").read_text())
+    assert summary["step_memory_bytes"] > 0 and summary["initial_norm"] > 0
+    check(cells)
+    summary["versions"]["jax"] = "0.0.1"
+    (good / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ConfigError, match="jax 0.0.1 there"):
+        check(cells)
+    other = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, learning_rate=0.5))
+    with pytest.raises(ConfigError, match="train.learning_rate: 0.05 in the folder, 0.5 asked"):
+        check(sweep([other], ("explicit",), 2, tmp_path))
+
+
+def test_state_of_a_run_is_read_from_its_folder(tmp_path):
+    assert read(tmp_path / "nothing", 100).step == 0
+    (tmp_path / "history.jsonl").write_text('{"step": 30}\n{"step": 60}\n{"step": 9')  # killed while writing
+    state = read(tmp_path, 100)
+    assert state.step == 60 and not state.finished and state.failure is None
+    (tmp_path / FAILURE).write_text("Traceback ...\n\nValueError: no\n")
+    assert read(tmp_path, 100).failure == "ValueError: no"
+    (tmp_path / "summary.json").write_text("{}")
+    assert read(tmp_path, 100) == dataclasses.replace(state, step=100, finished=True)
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
+def test_shard_must_be_one_of_its_parts(shard, capsys):
+    assert main(["sweep", "digits", "--grid", "--shard", shard]) == 2
+    assert "1/4" in capsys.readouterr().err
+
+
+OPTIONS = (
+    "digits --grid --majorities 3 --ratios 10 --arms explicit --jobs 2 --model.encoder identity --model.features 16 "
+    "--model.inner 16 --train.epochs 30 --train.measurements 20 --train.checkpoint-seconds 0"
+).split()
+
+
+def start(root: Path, *more: str) -> subprocess.Popen:
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "deq_nc", "sweep", *OPTIONS, "--workdir", str(root), *more]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    return out
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts processes by /proc")
+def test_a_grid_killed_in_the_middle_ends_with_identical_tables(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = start(killed)
+    until = time.monotonic() + 200
+    while not [h for h in killed.rglob("history.jsonl") if len(h.read_text().splitlines()) >= 3]:
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.05)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    until = time.monotonic() + 10
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < until, "a worker outlives its sweep"
+        time.sleep(0.05)
+    assert not list(killed.rglob("tables.md"))
+
+    first = start(killed, "--shard", "1/2")
+    assert "left to the others" in finish(first) or list(killed.rglob("tables.md"))
+    assert "2 of 2 runs done" in finish(start(killed))
+    finish(start(whole))
+    for name in ("tables.md", "tables.csv", "tables.tex", "runs.csv"):
+        assert (killed / "digits-grid" / name).read_text() == (whole / "digits-grid" / name).read_text(), name
