@@ -14,7 +14,8 @@ from deq_nc.report.curves import curve_pictures
 from deq_nc.report.grid import Grid, Setting
 from deq_nc.report.grid_controls import amplification_pictures, cost_pictures
 from deq_nc.report.grid_figures import accuracy_pictures, forest_pictures, geometry_pictures
-from deq_nc.report.grid_table import GridTable, grid_csv
+from deq_nc.report.grid_files import table_files
+from deq_nc.report.grid_table import GridTable
 from deq_nc.report.grid_tables import (
     accuracy_tables,
     collapse_tables,
@@ -22,17 +23,14 @@ from deq_nc.report.grid_tables import (
     control_tables,
     evidence_tables,
     price_tables,
-    run_rows,
     solve_tables,
     with_numbers,
     work_tables,
 )
-from deq_nc.report.latex import latex
 from deq_nc.report.page import FLAGS, dataset_name, num_classes, template
 from deq_nc.report.runs import FREE, SETTING
 from deq_nc.report.side import side_pictures
 from deq_nc.report.style import Picture, style_context
-from deq_nc.report.tables import rows_csv
 
 TEMPLATE = "grid.html.j2"
 DETAIL_DPI = 85  # ten settings of four figures: 5 MB instead of 9
@@ -54,6 +52,9 @@ def grid_page(grid: Grid, folder: Path) -> Path:
     """A grid -> the path of `folder`/index.html, beside figures/, tables.{md,csv,tex}, runs.csv, cost.{md,csv}."""
     grid = with_numbers(grid)
     classes = next((n for run in grid.all if (n := num_classes(run))), None)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in table_files(grid, title(grid), remarks(grid)).items():
+        (folder / name).write_text(text, encoding="utf-8")
     with style_context():
         sections = _sections(grid, classes)
     with style_context(DETAIL_DPI):
@@ -65,25 +66,9 @@ def grid_page(grid: Grid, folder: Path) -> Path:
         path = folder / "figures" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture.png)
-    tables = [table for section in sections if section.name != "cost" for table in section.tables]
-    head = f"# {title(grid)}\n\n" + "".join(f"- {line}\n" for line in remarks(grid)) + "\n"
-    write = {
-        "tables.md": head + comparisons(accuracy_tables(grid)) + "\n\n" + _markdown(tables),
-        "tables.csv": grid_csv(tables),
-        "tables.tex": latex(tables),
-        "runs.csv": rows_csv(run_rows(grid)),
-        "cost.md": head + _markdown(price_tables(grid)),
-        "cost.csv": grid_csv(price_tables(grid)),
-        "index.html": _render(grid, sections, details),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in write.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return folder / "index.html"
-
-
-def _markdown(tables: Sequence[GridTable]) -> str:
-    return "\n".join(table.markdown() for table in tables)
+    page = folder / "index.html"
+    page.write_text(_render(grid, sections, details), encoding="utf-8")
+    return page
 
 
 def _sections(grid: Grid, classes: int | None) -> list[Section]:
