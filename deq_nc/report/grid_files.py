@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from deq_nc.report.grid import Grid
 from deq_nc.report.grid_table import GridTable, grid_csv
 from deq_nc.report.grid_tables import (
+    MEASURES,
     accuracy_tables,
     collapse_tables,
     comparisons,
@@ -27,8 +28,9 @@ def table_files(grid: Grid, title: str, remarks: Sequence[str]) -> dict[str, str
     """File name -> text. Those called tables and runs are the same bytes for the same numbers; times are in cost."""
     tables, cost = [table for make in EXACT for table in make(grid)], price_tables(grid)
     head = f"# {title}\n\n" + "".join(f"- {line}\n" for line in remarks) + "\n"
+    said = comparisons(accuracy_tables(grid)) + "\n\n" + comparisons(collapse_tables(grid), MEASURES) + "\n\n"
     return {
-        "tables.md": head + comparisons(accuracy_tables(grid)) + "\n\n" + _markdown(tables),
+        "tables.md": head + said + _markdown(tables),
         "tables.csv": grid_csv(tables),
         "tables.tex": latex(tables),
         "runs.csv": rows_csv(run_rows(grid)),

@@ -17,6 +17,7 @@ from deq_nc.report.grid_figures import accuracy_pictures, forest_pictures, geome
 from deq_nc.report.grid_files import table_files
 from deq_nc.report.grid_table import GridTable
 from deq_nc.report.grid_tables import (
+    MEASURES,
     accuracy_tables,
     collapse_tables,
     comparisons,
@@ -72,7 +73,7 @@ def grid_page(grid: Grid, folder: Path) -> Path:
 
 
 def _sections(grid: Grid, classes: int | None) -> list[Section]:
-    answers = accuracy_tables(grid)
+    answers, collapse = accuracy_tables(grid), collapse_tables(grid)
     found = [
         Section(
             "answer", "Test accuracy",
@@ -81,8 +82,9 @@ def _sections(grid: Grid, classes: int | None) -> list[Section]:
         ),
         Section(
             "collapse", "Neural collapse",
-            "On the training set, at the last epoch. Every NC number is 0 under full collapse of balanced classes.",
-            geometry_pictures(grid, classes), collapse_tables(grid), folded=True,
+            "On the training set, at the last epoch. Every NC number is 0 under full collapse of balanced classes. "
+            + comparisons(collapse, MEASURES),
+            geometry_pictures(grid, classes), collapse, folded=True,
         ),
         Section(
             "why", "Why: implicitness or amplification",

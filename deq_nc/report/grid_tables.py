@@ -19,6 +19,7 @@ COLLAPSE = (
     "nc1 nc2_means nc2_weights nc3 nc4 cosine_minority_means cosine_minority_weights norm_ratio_means "
     "norm_ratio_weights norm_majority_means norm_minority_means norm_majority_weights norm_minority_weights"
 ).split()
+MEASURES = "measures of collapse"
 CONTROLS = (
     "amplification norm_gain initial_norm feature_norm weight_norm weights_to_etf weights_to_seli weights_to_optimum "
     "means_to_etf means_to_seli means_to_optimum"
@@ -60,7 +61,7 @@ def _accuracy_note(grid: Grid) -> str:
     return f"{half} Differences are paired by seed, in percentage points ({which}); * : the interval excludes 0."
 
 
-def comparisons(tables: Sequence[GridTable]) -> str:
+def comparisons(tables: Sequence[GridTable], what: str = "accuracy") -> str:
     """How many differences were tested in `tables`, how many exclude 0, and how many would by chance."""
     tested = [
         entry for table in tables for row in table.rows for entry in row.entries
@@ -72,7 +73,7 @@ def comparisons(tables: Sequence[GridTable]) -> str:
     strict = sum(entry.value.excludes_zero(count) for entry in tested)
     exclude, remain = "excludes" if excluding == 1 else "exclude", "remains" if strict == 1 else "remain"
     return (
-        f"The intervals are not corrected for multiple comparisons: of {count} paired differences in accuracy "
+        f"The intervals are not corrected for multiple comparisons: of {count} paired differences in {what} "
         f"{excluding} {exclude} 0, where about {0.05 * count:.1f} would by chance if no arm differed; {strict} "
         f"{remain} with intervals at the Bonferroni level (1 − 0.05/{count})."
     )
