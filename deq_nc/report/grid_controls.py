@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from deq_nc.report.grid import Grid
-from deq_nc.report.grid_figures import blocks
+from deq_nc.report.grid_figures import WIDTH, blocks
 from deq_nc.report.style import ARM_HATCH, Picture, arm_style, new_figure, picture
 
 
@@ -17,7 +17,7 @@ def amplification_pictures(grid: Grid) -> list[Picture]:
     if not rows:
         return []
     ratios = sorted({setting.ratio for settings in rows.values() for setting in settings})
-    figure = new_figure(max(4.2, 3.6 * len(ratios)), 2.5 * len(rows) + 0.45)
+    figure = new_figure(max(WIDTH, 3.6 * len(ratios)), 2.5 * len(rows) + 0.45)
     panels = figure.subplots(len(rows), len(ratios), squeeze=False, sharex=True)
     for line, settings in zip(panels, rows.values()):
         for axes, ratio in zip(line, ratios):
@@ -31,6 +31,8 @@ def amplification_pictures(grid: Grid) -> list[Picture]:
             axes.set_title(setting.title, color="black")
             axes.set(xlabel="feature norm, mean ‖h‖", ylabel="minority accuracy (%)")
             axes.tick_params(labelbottom=True)
+            if (low := axes.get_ylim()[0]) + 1 > (high := axes.get_ylim()[1]):  # a point at least: equal runs look so
+                axes.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
     handles = [
         Line2D([], [], label=arm, linestyle="none", marker=arm_style(arm)["marker"], color=arm_style(arm)["color"])
         for arm in grid.arms

@@ -15,6 +15,7 @@ from deq_nc.report.statistics import BAND_SEEDS, Interval
 from deq_nc.report.style import GREY, Picture, arm_legend, arm_style, new_figure, picture
 
 BARS = f"Mean over seeds; bars: 95 % t-interval, from {BAND_SEEDS} seeds on"
+WIDTH = 7.0  # inches at least: the legend of four arms and a reference
 SHIFT = 0.09  # between arms, of the step from one R to the next
 
 
@@ -61,7 +62,7 @@ def ratio_figure(grid: Grid, rows: Sequence[tuple[str, str, float | None]], heig
     columns, rows = blocks(grid), [row for row in rows if _has(grid, row[0])]
     if not columns or not rows:
         return None
-    figure = new_figure(max(4.2, 3.6 * len(columns)), height * len(rows) + 0.45)
+    figure = new_figure(max(WIDTH, 3.6 * len(columns)), height * len(rows) + 0.45)
     panels = figure.subplots(len(rows), len(columns), squeeze=False, sharey="row")
     for (key, label, level), line in zip(rows, panels):
         for axes, (name, settings) in zip(line, columns.items()):

@@ -134,16 +134,15 @@ def remarks(grid: Grid) -> list[str]:
         for run in runs:
             if not run.finished:
                 continue
-            last, name = run.history[-1] if run.history else {}, f"{run.arm} seed {run.seed}"
+            last, name = run.history[-1] if run.history else {}, f"{setting.title}, {run.arm}"
             texts = [f"{int(last[key])} {what}" for key, what in FLAGS.items() if last.get(key)]
             if last.get("unconverged"):
                 texts.append("equilibria that did not reach the tolerance at the last epoch (see the evidence).")
             for text in [*texts, *(run.summary.get("notes") or [])]:
-                found.setdefault(text, []).append(f"{setting.title}, {name}")
+                found.setdefault(text, []).append(name)
     total = sum(run.finished for run in grid.all)
     for text, names in found.items():
-        shown = "; ".join(names[:4]) + (f"; and {len(names) - 4} runs more" if len(names) > 4 else "")
-        out.append(text if len(names) == total else f"{text} ({shown})")
+        out.append(text if len(names) == total else f"{text} ({len(names)} runs: {'; '.join(dict.fromkeys(names))})")
     if len({run.summary.get("device") for run in grid.all if run.summary}) > 1:
         out.append("The runs were made on different devices: see below.")
     return out
