@@ -232,21 +232,35 @@ def _report(runs: list[Path], out: Path | None, planned: Sequence[Path] = ()) ->
 
     page = report(runs, out, planned)
     if is_grid(runs, planned):
-        rows = grid_summary(runs, planned)
-        table = Table(*rows[0])
-        for row in rows:
-            table.add_row(*row.values())
+        # Columns are called `test, ARM` and `minority, ARM`: a table each, so that eighty columns hold it.
+        rows, tables = grid_summary(runs, planned), []
+        for kind, names in _grouped(rows[0]).items():
+            arms = (name.removeprefix(f"{kind}, ") for name in names)
+            table = Table("setting", "runs", *arms, title=f"{kind} accuracy (%)")
+            for row in rows:
+                table.add_row(row["setting"], row["runs"], *(row[name] for name in names))
+            tables.append(table)
     else:
         rows = summary_rows(runs)
-        table = Table("", *(row["arm"] for row in rows))
+        tables = [Table("", *(row["arm"] for row in rows))]
         for quantity in rows[0]:
             if quantity != "arm":
-                table.add_row(quantity, *(row[quantity] for row in rows))
+                tables[0].add_row(quantity, *(row[quantity] for row in rows))
     console = Console()
-    # A log has no width of its own: four arms with intervals need more than rich's 80 columns.
-    console.print(table, width=console.width if console.is_terminal else 120)
+    for table in tables:
+        # A log has no width of its own: four arms with intervals need more than rich's 80 columns.
+        console.print(table, width=console.width if console.is_terminal else 120)
     print(f"page: {page}")
     return 0
+
+
+def _grouped(row: dict[str, str]) -> dict[str, list[str]]:
+    """Columns `KIND, NAME` by kind."""
+    kinds: dict[str, list[str]] = {}
+    for name in row:
+        if ", " in name:
+            kinds.setdefault(name.split(", ")[0], []).append(name)
+    return kinds
 
 
 @dataclass(frozen=True)

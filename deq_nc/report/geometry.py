@@ -108,7 +108,7 @@ def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
     from threadpoolctl import threadpool_limits
 
     x = np.asarray(features, dtype=np.float32)
-    with threadpool_limits(1):  # threads that wait for one another on busy cores took ten times as long
+    with threadpool_limits(1):  # threads that wait for one another spin on busy cores
         points = TSNE(perplexity=min(30.0, (len(x) - 1) / 3), random_state=seed).fit_transform(x)
     return points / np.abs(points).max()
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from deq_nc.report.grid import Grid, Setting
 from deq_nc.report.grid_table import PERCENT
@@ -136,6 +137,7 @@ def forest_pictures(grid: Grid) -> list[Picture]:
                 )  # fmt: skip
         axes.set_title(name, color="black", fontsize=10)
         axes.set_xlabel("DEQ − other arm (percentage points)")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(False, axis="y")
     panels[0].set_yticks(range(len(settings)), [setting.title for setting in settings])
     panels[0].set_ylim(len(settings) - 0.5, -0.5)
