@@ -9,7 +9,7 @@ from deq_nc.report.runs import Run
 from deq_nc.report.theory import amplification, run_bridge
 
 ITERATES = ("0", "1", "2", "T")  # of the solver: the encoder's output, two more, the last
-ALONG = ("accuracy", "nc1", "nc2_means", "nc3", "distance")
+ALONG = ("accuracy", "test_accuracy", "test_accuracy_minority", "nc1", "nc2_means", "nc3", "distance")
 TARGETS = {"etf": "the ETF", "seli": "SELI", "optimum": "this prediction"}
 
 
