@@ -21,8 +21,8 @@ COLLAPSE = (
 ).split()
 MEASURES = "measures of collapse"
 CONTROLS = (
-    "train_accuracy amplification norm_gain initial_norm feature_norm weight_norm weights_to_etf weights_to_seli weights_to_optimum "
-    "means_to_etf means_to_seli means_to_optimum"
+    "train_accuracy amplification norm_gain initial_norm feature_norm weight_norm weights_to_etf weights_to_seli "
+    "weights_to_optimum means_to_etf means_to_seli means_to_optimum"
 ).split()
 EVIDENCE = "solver_residual unconverged unconverged_worst adjoint_residual adjoint_unconverged spectral_radius".split()
 WORK = "parameters parameters_arm solver_steps adjoint_steps cell_forward cell_backward terminal_epoch".split()

@@ -96,7 +96,7 @@ _KNOWN = (
     Quantity("solve_distance", "distance to z*", hint="mean ‖z_t − z*‖ / ‖z*‖"),
     Quantity("solve_accuracy", "train accuracy", digits=".4f", hint="trained classifier on the iterate"),
     Quantity("solve_test_accuracy", "test accuracy", digits=".4f", hint="of up to 2,000 test images"),
-    Quantity("solve_test_accuracy_minority", "test accuracy, minority", digits=".4f", hint="of those in minority classes"),
+    Quantity("solve_test_accuracy_minority", "test accuracy, minority", digits=".4f", hint="likewise"),
     Quantity("solve_nc1", "NC1"),
     Quantity("solve_nc2_means", "NC2 means"),
     Quantity("solve_nc3", "NC3"),
