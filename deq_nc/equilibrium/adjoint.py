@@ -23,13 +23,23 @@ Operator = Callable[[Array], Array]
 
 
 def solve_adjoint(
-    A: Operator, g: Array, config: EquilibriumConfig, tol: Array | float, max_steps: Array | int
+    A: Operator,
+    g: Array,
+    config: EquilibriumConfig,
+    tol: Array | float,
+    max_steps: Array | int,
+    narrow: Callable[[Array], Operator] | None = None,
 ) -> tuple[Array, AdjointStats]:
-    """u [B, n] of A(u) = u - J^T u = g, and its `AdjointStats`; a row of g with NaN gets u = 0, flagged."""
+    """u [B, n] of A(u) = u - J^T u = g, and its `AdjointStats`; a row of g with NaN gets u = 0, flagged.
+
+    `narrow(index)` is A on the rows index alone; anderson and neumann then leave the rows that have stopped.
+    """
     if config.adjoint in ("anderson", "neumann"):
         rule = anderson(config.history, config.ridge, 1.0) if config.adjoint == "anderson" else picard(1.0)
         # u = g is the first step for free. A residual costs the product of the next step: n updates, n + 1 products.
-        solved = iterate(lambda u: g + (u - A(u)), g, rule, tol, max_steps - 1, scale=row_norm(g))
+        step = lambda A, g: lambda u: g + (u - A(u))  # noqa: E731
+        some = None if narrow is None else lambda index: step(narrow(index), g[index])
+        solved = iterate(step(A, g), g, rule, tol, max_steps - 1, scale=row_norm(g), narrow=some)
         solved = solved._replace(steps=solved.steps + 1)
     else:
         inner = {"gmres": krylov.gmres, "bicgstab": krylov.bicgstab, "normal_cg": krylov.normal_cg}[config.adjoint]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -47,8 +48,8 @@ def anderson(history: int, ridge: float, damping: float) -> Rule:
         new = r - c.r
         dr = lax.dynamic_update_index_in_dim(c.dr, new, (k - 1) % m, 1)
         dg = lax.dynamic_update_index_in_dim(c.dg, g - c.g, (k - 1) % m, 1)
-        products = jnp.einsum("bmn,bcn->cbm", dr, jnp.stack([new, r], 1), precision=EXACT)
-        row, rhs = products[0], products[1]
+        # Stacking the two right-hand sides costs more than reading dr twice (m = 6, n = B = 256: 96 against 2 x 27 us).
+        row, rhs = (jnp.einsum("bmn,bn->bm", dr, v, precision=EXACT) for v in (new, r))
         gram = jnp.where(slot[None, :, None], row[:, None, :], jnp.where(slot[None, None, :], row[:, :, None], c.gram))
         valid = ((c.valid | slot[None, :]) & (k > 0)) & ~jumped[:, None]
         gamma = _mix(gram, rhs, valid, ridge)
@@ -81,14 +82,18 @@ def solve_spd(a: Array, b: Array) -> Array:
     singular problem with no ridge) drops its column instead of dividing by it.
     """
     m = a.shape[-1]
-    work = jnp.concatenate([a, b[:, :, None]], axis=2)
     tiny = float(jnp.finfo(a.dtype).eps) * m
-    kept = []
-    for i in range(m):
-        pivot = work[:, i, i]
-        good = pivot > tiny * a[:, i, i]
-        kept.append(good)
-        row = jnp.where(good, 1 / jnp.where(good, pivot, 1), 0)[:, None] * work[:, i]
-        column = work[:, :, i].at[:, i].add(-1)
-        work = work - column[:, :, None] * row[:, None, :]
-    return jnp.where(jnp.stack(kept, 1), work[:, :, m], 0)
+    diagonal = jnp.diagonal(a, axis1=1, axis2=2).T
+
+    def eliminate(work: Array, i: Array) -> tuple[Array, Array]:
+        top = lax.dynamic_index_in_dim(work, i, 0, keepdims=False)
+        pivot = lax.dynamic_index_in_dim(top, i, 0, keepdims=False)
+        good = pivot > tiny * lax.dynamic_index_in_dim(diagonal, i, 0, keepdims=False)
+        row = jnp.where(good, 1 / jnp.where(good, pivot, 1), 0)[None] * top
+        column = lax.dynamic_index_in_dim(work, i, 1, keepdims=False) - (jnp.arange(m) == i).astype(a.dtype)[:, None]
+        return work - column[:, None] * row[None], good
+
+    # [m, m + 1, B], rows of the batch innermost. Unrolled, XLA's CPU code computes every step again inside the next.
+    work = jnp.concatenate([a, b[:, :, None]], axis=2).transpose(1, 2, 0)
+    work, kept = lax.scan(eliminate, work, jnp.arange(m), unroll=jax.default_backend() != "cpu")
+    return jnp.where(kept, work[:, m], 0).T

@@ -45,6 +45,34 @@ def check_cell(f: Callable, z0: PyTree, x: PyTree, theta: PyTree) -> None:
         )
 
 
+def check_fewer_rows(f: Callable, z0: PyTree, x: PyTree, theta: PyTree, rows: int) -> None:
+    """CellError unless every leaf of x has the examples of z0 and f maps the first `rows` of them as well."""
+    batch = jax.tree.leaves(z0)[0].shape[0]
+    shared = [v for v in jax.tree.leaves(x) if jnp.ndim(v) == 0 or jnp.shape(v)[0] != batch]
+    if shared:
+        raise CellError(
+            f"compact=True: expected leaves [{batch}, ...] in x, got {_describe(shared)}. Pass what the examples share "
+            "through theta, or leave compact off."
+        )
+
+    def first(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda v: jax.ShapeDtypeStruct((rows, *jnp.shape(v)[1:]), jnp.result_type(v)), tree)
+
+    expected = first(z0)
+    try:
+        came = jax.eval_shape(f, expected, first(x), theta)
+    except (TypeError, ValueError) as error:
+        raise CellError(
+            f"compact=True: expected f to map {rows} of the {batch} examples, got {type(error).__name__}: {error}. "
+            "Take the batch size from z inside f, or leave compact off."
+        ) from error
+    if _describe(came) != _describe(expected):
+        raise CellError(
+            f"compact=True: expected f to map {rows} examples to {_describe(expected)}, got {_describe(came)}. "
+            "Take the batch size from z inside f, or leave compact off."
+        )
+
+
 def require_converged(stats: SolveStats, worst: int = 5) -> None:
     """NotConvergedError naming the `worst` examples unless every example converged; only outside jit."""
     if isinstance(stats.residual, jax.core.Tracer):

@@ -2,7 +2,8 @@
 
 Letters: F [B, n] -> [B, n] the map, k the update about to be made, g = F(z), r = g - z.
 Each row has its own residual, its own stop and its own best iterate; nothing but one `any` crosses rows. A row that has
-stopped is still evaluated (the batch is one array) but never written again.
+stopped is still evaluated (the batch is one array) but never written again, unless the loop is told how to narrow: then
+what still moves goes on in a smaller batch once it fits.
 """
 
 from __future__ import annotations
@@ -49,6 +50,12 @@ class _Carry(NamedTuple):
 
 
 JUMP = 10.0  # growth over the best residual at which a row's memory is dropped
+SHRINK, LEAST = 4, 8  # a narrower batch is a quarter, of no fewer rows than 8: each is a compiled loop of its own
+
+
+def narrower(batch: int) -> int:
+    """Rows of the next narrower batch, 0 if there is none."""
+    return batch // SHRINK if batch // SHRINK >= LEAST else 0
 
 
 def relative(r: Array, scale: Array) -> Array:
@@ -69,19 +76,21 @@ def iterate(
     round: Callable[[Array], Array] = lambda z: z,
     trace: int = 0,
     unroll: int | None = None,
+    narrow: Callable[[Array], Callable[[Array], Array]] | None = None,
 ) -> Solved:
     """Solve z = F(z) row by row, z0 [B, n].
 
     residual = ||F(z) - z|| / scale, scale [B] or, if None, ||F(z)||. `max_steps` updates at most, hence one evaluation
     more. `active` [B] marks the rows to work on. `trace` > 0 keeps that many residuals per row. `unroll` (static) makes
-    the loop a scan of that many updates through which reverse-mode differentiation passes.
+    the loop a scan of that many updates through which reverse-mode differentiation passes. `narrow(index)` is F of the
+    rows index [S] alone; with it rows that have stopped are no longer evaluated once the others fit a quarter batch.
     """
     batch = z0.shape[0]
     alive = jnp.ones((batch,), bool) if active is None else active
     sane = jnp.all(jnp.isfinite(z0), axis=1)
     z0 = jnp.where(sane[:, None], z0, 0)
 
-    def body(c: _Carry) -> _Carry:
+    def body(c: _Carry, F: Callable[[Array], Array] = F, scale: Array | None = scale) -> _Carry:
         g = F(c.z)
         r = g - c.z
         fixed_r, fixed_g = lax.stop_gradient((r, g))
@@ -103,6 +112,17 @@ def iterate(
             trace=c.trace if c.trace is None else _record(c.trace, c.k, jnp.where(c.active, residual, jnp.nan)),
         )
 
+    def run(c: _Carry, index: Array, F: Callable[[Array], Array], scale: Array | None) -> _Carry:
+        few = narrower(index.size) if narrow else 0
+        more = (lambda c: jnp.sum(c.active) > few) if few else (lambda c: jnp.any(c.active))
+        c = lax.while_loop(more, lambda c: body(c, F, scale), c)
+        if not few:
+            return c
+        rows = jnp.argsort(~c.active)[:few]  # those that still move, filled up with some that have stopped
+        part = jax.tree.map(lambda v: v[rows] if v.ndim else v, c)
+        part = run(part, index[rows], narrow(index[rows]), None if scale is None else scale[rows])
+        return jax.tree.map(lambda v, p: v.at[rows].set(p) if v.ndim else p, c, part)
+
     start = _Carry(
         k=jnp.zeros((), jnp.int32),
         z=z0,
@@ -115,7 +135,7 @@ def iterate(
         trace=jnp.full((batch, trace), jnp.nan, z0.dtype) if trace else None,
     )
     if unroll is None:
-        c = lax.while_loop(lambda c: jnp.any(c.active), body, start)
+        c = run(start, jnp.arange(batch), F, scale)
     else:
         c, _ = lax.scan(lambda c, _: (body(c), None), start, length=unroll + 1)
     return Solved(c.best, c.residual, c.steps, c.residual <= tol, c.finite, c.trace)

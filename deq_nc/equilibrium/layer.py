@@ -18,7 +18,7 @@ from deq_nc.equilibrium import checks
 from deq_nc.equilibrium.adjoint import first_order, neumann, solve_adjoint
 from deq_nc.equilibrium.anderson import anderson
 from deq_nc.equilibrium.broyden import broyden
-from deq_nc.equilibrium.iterate import Rule, iterate, picard
+from deq_nc.equilibrium.iterate import Rule, iterate, narrower, picard
 from deq_nc.equilibrium.state import AdjointStats, Rows, SolveStats, adjoint_probe, keep_rows, rows_of
 
 PyTree = Any
@@ -38,6 +38,7 @@ def equilibrium(
     adjoint_tol: Array | float | None = None,
     adjoint_max_steps: Array | int | None = None,
     trace: bool = False,
+    compact: bool = False,
     strict: bool = False,
     debug: bool = False,
 ) -> tuple[PyTree, SolveStats]:
@@ -51,6 +52,9 @@ def equilibrium(
     probe: `adjoint_probe(B)`; differentiate with respect to it and its gradient is the `AdjointStats` of this layer.
     tol, max_steps, adjoint_tol, adjoint_max_steps: run-time values (may be traced) in place of the config's.
     trace: keep the residual before every update in `stats.trace`.
+    compact: leave the examples that have stopped: what still moves goes on in a quarter of the batch once it fits, in
+    the forward solve and in anderson's and neumann's adjoint. Then every leaf of x must be [B, ...] (what the examples
+    share belongs in theta), f is also called on fewer rows, and compiling takes longer. For batches on one device.
     strict: outside jit, raise NotConvergedError with the worst examples instead of flagging them.
     debug: outside jit, check first that f does not mix examples (two more evaluations).
     An example on which f is NaN or Inf keeps its best finite iterate, is flagged, and contributes a zero gradient.
@@ -60,6 +64,9 @@ def equilibrium(
     checks.check_cell(f, z0, x, theta)
     if debug:
         checks.check_rows_independent(f, z0, x, theta)
+    compact = compact and config.gradient != "unrolled" and narrower(rows.batch) > 0
+    if compact:
+        checks.check_fewer_rows(f, z0, x, theta, narrower(rows.batch))
     probe = adjoint_probe(rows.batch) if probe is None else probe
     budget = (
         jnp.asarray(config.tol if tol is None else tol, rows.dtype),
@@ -68,7 +75,7 @@ def equilibrium(
         jnp.asarray(config.adjoint_max_steps if adjoint_max_steps is None else adjoint_max_steps, jnp.int32),
     )
     solve = _unrolled if config.gradient == "unrolled" else _implicit
-    z, stats = solve(f, rows, config, trace, rows.flatten(z0), x, theta, budget, probe)
+    z, stats = solve(f, rows, config, trace, compact, rows.flatten(z0), x, theta, budget, probe)
     stats = jax.tree.map(lax.stop_gradient, stats)
     if strict:
         checks.require_converged(stats)
@@ -84,9 +91,18 @@ def forward_rule(config: EquilibriumConfig) -> Rule:
     return picard(config.damping)
 
 
-def _solve(f, rows: Rows, config, trace, z0, x, theta, budget, unroll=None) -> tuple[Array, SolveStats]:
+def _map(f, rows: Rows, x, theta) -> Callable[[Array], Array]:
+    """z [B, n] -> f(z) [B, n]."""
+    return lambda z: rows.flatten(f(rows.unflatten(z), x, theta))
+
+
+def _take(tree: PyTree, index: Array) -> PyTree:
+    return jax.tree.map(lambda v: jnp.asarray(v)[index], tree)
+
+
+def _solve(f, rows: Rows, config, trace, compact, z0, x, theta, budget, unroll=None) -> tuple[Array, SolveStats]:
     solved = iterate(
-        lambda z: rows.flatten(f(rows.unflatten(z), x, theta)),
+        _map(f, rows, x, theta),
         z0,
         forward_rule(config),
         budget[0],
@@ -94,11 +110,12 @@ def _solve(f, rows: Rows, config, trace, z0, x, theta, budget, unroll=None) -> t
         round=rows.round,
         trace=config.max_steps + 1 if trace else 0,
         unroll=unroll,
+        narrow=(lambda index: _map(f, rows, _take(x, index), theta)) if compact else None,
     )
     return solved.z, SolveStats(solved.residual, solved.steps, solved.converged, solved.finite, solved.trace)
 
 
-def _unrolled(f, rows: Rows, config, trace, z0, x, theta, budget, probe) -> tuple[Array, SolveStats]:
+def _unrolled(f, rows: Rows, config, trace, compact, z0, x, theta, budget, probe) -> tuple[Array, SolveStats]:
     """Every update on the tape; memory grows with max_steps. The probe is not reached and stays zero.
 
     A row stops at 100 eps at the latest: below it the mixing divides rounding by rounding, and its derivative by the
@@ -106,18 +123,18 @@ def _unrolled(f, rows: Rows, config, trace, z0, x, theta, budget, probe) -> tupl
     """
     floor = 0.0 if config.solver == "fixed_point" else 100 * float(jnp.finfo(rows.dtype).eps)
     budget = (jnp.maximum(budget[0], floor), *budget[1:])
-    return _solve(f, rows, config, trace, z0, x, theta, budget, unroll=config.max_steps)
+    return _solve(f, rows, config, trace, False, z0, x, theta, budget, unroll=config.max_steps)
 
 
-def _implicit(f, rows: Rows, config, trace, z0, x, theta, budget, probe) -> tuple[Array, SolveStats]:
+def _implicit(f, rows: Rows, config, trace, compact, z0, x, theta, budget, probe) -> tuple[Array, SolveStats]:
     """z* as a root of F(z, x, theta) - z: jaxopt's `root_vjp` around our own linear solve."""
 
     def optimality(z: Array, x: PyTree, theta: PyTree) -> Array:
-        return rows.flatten(f(rows.unflatten(z), x, theta)) - z
+        return _map(f, rows, x, theta)(z) - z
 
     @jax.custom_vjp
     def solve(z0, x, theta, budget, probe):
-        return _solve(f, rows, config, trace, z0, x, theta, budget)
+        return _solve(f, rows, config, trace, compact, z0, x, theta, budget)
 
     def forward(z0, x, theta, budget, probe):
         # Through `solve` itself, so that a second derivative meets the implicit rule again and not the loop.
@@ -139,7 +156,11 @@ def _implicit(f, rows: Rows, config, trace, z0, x, theta, budget, probe) -> tupl
             # jaxopt hands over J^T - I and -g; the sign is turned so that the operator is u - J^T u.
             if config.gradient == "implicit":
                 u, stats = lax.custom_linear_solve(
-                    lambda u: -matvec(u), -b, solve_implicit, solve_implicit, has_aux=True
+                    lambda u: -matvec(u),
+                    -b,
+                    lambda A, g: solve_implicit(A, g, narrow if compact else None),
+                    solve_implicit,
+                    has_aux=True,
                 )
             else:
                 terms, damping = (
@@ -149,8 +170,13 @@ def _implicit(f, rows: Rows, config, trace, z0, x, theta, budget, probe) -> tupl
             evidence.append(stats)
             return u
 
-        def solve_implicit(A: Callable[[Array], Array], g: Array) -> tuple[Array, AdjointStats]:
-            return solve_adjoint(A, g, config, budget[2], budget[3])
+        def narrow(index: Array) -> Callable[[Array], Array]:
+            # Linearised again at those rows: a vjp cannot be cut after the fact.
+            _, vjp = jax.vjp(_map(f, rows, _take(x, index), theta), z[index])
+            return lambda u: u - vjp(u)[0]
+
+        def solve_implicit(A: Callable[[Array], Array], g: Array, narrow=None) -> tuple[Array, AdjointStats]:
+            return solve_adjoint(A, g, config, budget[2], budget[3], narrow)
 
         x_bar, theta_bar = root_vjp(optimality, z, (x, theta), g, linear_solve)
         if config.gradient != "implicit":

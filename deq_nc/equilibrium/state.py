@@ -60,7 +60,7 @@ def adjoint_probe(batch: int) -> AdjointStats:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Between a pytree of leaves [B, ...] and one matrix [B, n] in solver precision."""
+    """Between a pytree of leaves [B, ...] and one matrix [B, n] in solver precision, for any number of rows."""
 
     batch: int
     dtype: Any
@@ -90,12 +90,12 @@ def rows_of(z: PyTree) -> Rows:
     offsets = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
 
     def flatten(z: PyTree) -> Array:
-        parts = [jnp.reshape(leaf, (batch, -1)).astype(dtype) for leaf in jax.tree.leaves(z)]
+        parts = [jnp.reshape(leaf, (len(leaf), size)).astype(dtype) for leaf, size in zip(jax.tree.leaves(z), sizes)]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
     def unflatten(rows: Array) -> PyTree:
         parts = jnp.split(rows, offsets, axis=1) if offsets else [rows]
-        return tree.unflatten([p.reshape(s).astype(d) for p, s, d in zip(parts, shapes, dtypes)])
+        return tree.unflatten([p.reshape(len(p), *s[1:]).astype(d) for p, s, d in zip(parts, shapes, dtypes)])
 
     narrow = any(d != dtype for d in dtypes)
     return Rows(batch, dtype, flatten, unflatten, (lambda v: flatten(unflatten(v))) if narrow else (lambda v: v))
