@@ -1,8 +1,8 @@
 """Neural-collapse metrics: class moments that merge, NC1 to NC4, target geometries, imbalance; usable alone.
 
 What belongs here: a number read off features, labels and a linear classifier. It imports nothing else of the project.
-moments (first pass) -> directions, residuals (second pass) -> frames, geometry -> measure; stream, series and npz are
-other ways in. Definitions, ranges and sources: docs/collapse.md.
+moments (first pass) -> directions, probe -> decisions, residuals (second pass) -> frames, geometry -> measure; stream,
+series and npz are other ways in. Definitions, ranges and sources: docs/collapse.md.
 """
 
 from .geometry import (
@@ -18,7 +18,8 @@ from .geometry import (
 from .measure import Collapse, measure, scalars, summarise
 from .moments import ClassMoments, class_moments, merge, merge_axis
 from .npz import measure_npz
-from .residuals import make_probe, residual_sums
+from .probe import make_probe
+from .residuals import residual_sums
 from .series import measure_layers, measure_trajectory
 from .stream import measure_stream, stream_moments
 

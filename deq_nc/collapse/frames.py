@@ -43,17 +43,20 @@ def _std_where(x: Array, where: Array) -> Array:
     return jnp.where(total > 0, safe_norm(away) / jnp.sqrt(jnp.maximum(total, 1).astype(x.dtype)), jnp.nan)
 
 
-def frame(vectors: Float[Array, "K D"], present: Bool[Array, " K"]) -> Frame:
-    """Norms and cosines of vectors [K, D] over the classes present, vectors below NORM_GUARD kept out of angles."""
+def frame(vectors: Float[Array, "K D"], gram: Float[Array, "K K"], present: Bool[Array, " K"]) -> Frame:
+    """Norms and cosines of vectors [K, D] with their Gram over the classes present.
+
+    Vectors below NORM_GUARD are kept out of angles.
+    """
     k = vectors.shape[0]
     norm = safe_norm(vectors, 1)
     solid = present & (norm > NORM_GUARD * jnp.max(norm))
-    unit = vectors * jnp.where(solid, 1 / jnp.where(solid, norm, 1), 0)[:, None]
-    cosine = unit @ unit.T
+    scale = jnp.where(solid, 1 / jnp.where(solid, norm, 1), 0)
+    cosine = gram * scale[:, None] * scale[None]
     pairs = solid[:, None] & solid[None] & ~jnp.eye(k, dtype=bool)
     lean = 1 / jnp.maximum(jnp.sum(present) - 1, 1)
     return Frame(
-        gram=vectors @ vectors.T,
+        gram=gram,
         cosine=cosine,
         norm=norm,
         pairs=pairs,

@@ -19,7 +19,8 @@ from .check import as_inputs, refuse_bad_values
 from .frames import Blocks, blocks, frame, mean_where
 from .geometry import gram_distance, normalised, safe_norm
 from .moments import class_moments
-from .residuals import Probe, ResidualSums, make_probe, residual_sums
+from .probe import Probe, make_probe
+from .residuals import ResidualSums, residual_sums
 from .threads import one_lapack_thread
 
 
@@ -112,13 +113,14 @@ def summarise(probe: Probe, sums: ResidualSums, majority: Bool[Array, " K"] | No
     samples, classes = jnp.sum(count), jnp.sum(present)
     per_class = jnp.where(present, count, jnp.nan)
     variance = sums.square / jnp.maximum(count, 1)
-    means = frame(mc, present)
+    means = frame(mc, probe.gram, present)
     everyone = jnp.ones(k, bool)
     no_weights = probe.weights is None
+    unknown = jnp.full((k, k), jnp.nan, mc.dtype)
     w = jnp.full_like(mc, jnp.nan) if no_weights else probe.weights
-    weights = frame(w, everyone)
+    logits = unknown if no_weights else probe.gram_logits
+    weights = frame(w, unknown if no_weights else probe.gram_weights, everyone)
     both = present[:, None] & present[None]
-    logits = w @ mc.T
     etf = _etf_of(present, mc.dtype)
     pairs = both & ~jnp.eye(k, dtype=bool)
     ratio = (variance[:, None] + variance[None]) / (2 * jnp.where(pairs, probe.distance, 1))

@@ -2,9 +2,10 @@
 
 Letters: H [N, D] features, y [N] labels, K classes, n_k counts, mu_k class means, mu_G their unweighted mean.
 
-A class mean is kept as `origin + shift`: `origin` is one sample of the class, taken as it came, and `shift` the mean
-of h - origin. Differences of nearby floats are exact, so a common offset of 10^4 times the spread costs nothing, and a
-class whose samples are all equal has shift and scatter exactly 0.
+A class mean is kept as `origin + shift`: `origin` is one sample of the class, taken as it came (over several devices
+the largest of their samples, coordinate by coordinate), and `shift` the mean of h - origin. Differences of nearby
+floats are exact, so a common offset of 10^4 times the spread costs nothing, and a class whose samples are all equal
+has shift and scatter exactly 0.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, Int
 
-from .rows import sum_rows
+from .rows import lane_count, sum_rows
 
 
 @partial(
@@ -27,7 +29,7 @@ from .rows import sum_rows
 class ClassMoments:
     """Counts, means and within-class scatter of K classes in D dimensions; a pytree.
 
-    count [K], origin [K, D] (one sample of each class; 0 where the class is empty), shift [K, D] (mean minus origin),
+    count [K], origin [K, D] (a point among the samples; 0 where the class is empty), shift [K, D] (mean minus origin),
     scatter [K] = sum_i ||h_i - mu_k||^2, outside: rows left out because their label is not in 0..K-1.
     """
 
@@ -81,27 +83,43 @@ def class_moments(
     features sharded over a mesh axis. Rows with a label outside 0..K-1 are counted in `outside` and left out.
     Merge batches with `merge`.
     """
-    n = features.shape[0]
+    k, n = num_classes, features.shape[0]
     labels = labels.astype(jnp.int32)
     valid = jnp.ones(n, bool) if mask is None else mask
-    inside = valid & (labels >= 0) & (labels < num_classes)
-    slot = jnp.where(inside, labels, num_classes)  # the slot beyond the last class is dropped by every sum
-    count = class_sums(jnp.ones(n, features.dtype), slot, num_classes)
-    first = jax.ops.segment_min(jnp.arange(n), slot, num_classes)
-    origin = jnp.where((count > 0)[:, None], features[jnp.minimum(first, n - 1)], 0)
-    origin = jax.lax.stop_gradient(origin)  # origin + shift has the derivative of the mean without it
-    row = jnp.minimum(slot, num_classes - 1)
+    inside = valid & (labels >= 0) & (labels < k)
+    slot = jnp.where(inside, labels, jnp.where(valid, k, k + 1))  # class_sums drops the slots beyond its last
+    row = jnp.minimum(slot, k - 1)
+    origin = jax.lax.stop_gradient(_origins(features, slot, k))  # origin + shift has the derivative of the mean
 
-    def deviations(h: Array, slot: Array, row: Array) -> Array:
-        return class_sums(h - origin[row], slot, num_classes)
+    def deviations(h: Array, slot: Array, row: Array) -> tuple[Array, Array]:
+        return class_sums(h - origin[row], slot, k), class_sums(jnp.ones(len(h), h.dtype), slot, k + 1)
 
-    shift = sum_rows(deviations, features, slot, row) / jnp.maximum(count, 1)[:, None]
+    total, rows = sum_rows(deviations, features, slot, row)
+    count, outside = rows[:k], rows[k].astype(jnp.int32)
+    shift = total / jnp.maximum(count, 1)[:, None]
 
     def squares(h: Array, slot: Array, row: Array) -> Array:
-        return class_sums(jnp.sum((h - origin[row] - shift[row]) ** 2, 1), slot, num_classes)
+        return class_sums(jnp.sum((h - origin[row] - shift[row]) ** 2, 1), slot, k)
 
     scatter = sum_rows(squares, features, slot, row)
-    return ClassMoments(count, origin, shift, scatter, jnp.sum(valid & ~inside))
+    return ClassMoments(count, origin, shift, scatter, outside)
+
+
+def _origins(features: Float[Array, "N D"], slot: Int[Array, " N"], num_classes: int) -> Float[Array, "K D"]:
+    """The first sample of each class in each lane, then their largest coordinates; 0 where the class is empty."""
+    n = features.shape[0]
+    lanes = lane_count(n)
+
+    def first_samples(h: Array, slot: Array) -> Array:
+        first = jax.ops.segment_min(jnp.arange(len(h)), slot, num_classes)
+        return jnp.where((first < len(h))[:, None], h[jnp.minimum(first, len(h) - 1)], -jnp.inf)
+
+    samples = jax.vmap(first_samples)(features.reshape(lanes, n // lanes, -1), slot.reshape(lanes, -1))
+    return _no_class_to_zero(jnp.max(samples, 0))
+
+
+def _no_class_to_zero(origin: Array) -> Array:
+    return jnp.where(jnp.isneginf(origin), 0, origin)
 
 
 def merge(a: ClassMoments, b: ClassMoments) -> ClassMoments:
@@ -123,15 +141,14 @@ def merge(a: ClassMoments, b: ClassMoments) -> ClassMoments:
 
 
 def merge_axis(moments: ClassMoments, axis_name: str) -> ClassMoments:
-    """Merge over a mesh axis inside `shard_map`: every device gets the moments of all. Reductions of [K, D] only."""
+    """Merge over a mesh axis inside `shard_map`: every device gets the moments of all. Three reductions of [K, D]."""
     m = moments
-    index = jax.lax.axis_index(axis_name)
-    size = jax.lax.axis_size(axis_name)
-    first = jax.lax.pmin(jnp.where(m.present, index, size), axis_name)
-    origin = jax.lax.psum(jnp.where((first == index)[:, None], m.origin, 0), axis_name)
+    origin = jax.lax.pmax(jnp.where(m.present[:, None], m.origin, -jnp.inf), axis_name)
+    origin = _no_class_to_zero(origin)
     away = jnp.where(m.present[:, None], (m.origin - origin) + m.shift, 0)
-    count = jax.lax.psum(m.count, axis_name)
-    shift = jax.lax.psum(m.count[:, None] * away, axis_name) / jnp.maximum(count, 1)[:, None]
+    packed, unravel = ravel_pytree((m.count, m.count[:, None] * away, m.outside.astype(m.count.dtype)))
+    count, total, outside = unravel(jax.lax.psum(packed, axis_name))
+    shift = total / jnp.maximum(count, 1)[:, None]
     spread = jnp.sum((away - shift) ** 2, 1)
     scatter = jax.lax.psum(m.scatter + m.count * spread, axis_name)
-    return ClassMoments(count, origin, shift, scatter, jax.lax.psum(m.outside, axis_name))
+    return ClassMoments(count, origin, shift, scatter, outside.astype(m.outside.dtype))

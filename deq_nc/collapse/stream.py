@@ -14,7 +14,8 @@ from jax import Array
 from .check import as_array, as_floats, as_inputs
 from .measure import Collapse, summarise
 from .moments import ClassMoments, class_moments, merge
-from .residuals import make_probe, residual_sums
+from .probe import make_probe
+from .residuals import residual_sums
 
 Batches = Callable[[], Iterable[tuple]]
 

@@ -1,13 +1,14 @@
 """`measure` beside plain PyTorch and NumPy two-pass implementations, and beside reading the features twice.
 
-    python -m experiments.benchmarks.collapse [--shapes 50000x512x10 ...] [--noise 0.3] [--rounds 5] [--out DIR]
+    python -m experiments.benchmarks.collapse [--shapes 50000x512x10 ...] [--noise 0.3] [--rounds 5]
+                                              [--clock processor] [--out DIR]
 
 Needs PyTorch (`pip install torch`). Every round times every method once, in turn, in this one process; the table gives
 medians and their ratios. The PyTorch twin computes NC1, NC2, NC3, NC4 and the CDNV as a library user would write them:
 batches of 5,000 rows, class sums, then S_W [D, D], the distances to the means and the logits, then pinv(S_B). It costs
 some minutes on two cores. `floor` is one matmul of the features with a D x K matrix and one pass of squares.
-With `--noise 1` no sample is sure of its class by distance alone, so that `measure` takes all its products; 0.3 is a
-collapsed network.
+With `--noise 1` no sample is sure of its class by distance alone; 0.3 is a collapsed network. `--clock processor` is
+for a machine that others use too: pin it to one core (`taskset -c 1`), since threads that wait count.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ def numpy_two_pass(h: np.ndarray, y: np.ndarray, w: np.ndarray, b: np.ndarray) -
     }
 
 
-def compare(n: int, d: int, k: int, noise: float, rounds: int) -> dict:
+def compare(n: int, d: int, k: int, noise: float, rounds: int, clock: str) -> dict:
+    now = time.process_time if clock == "processor" else time.perf_counter
     h, y, w, b = make(n, d, k, noise)
     tensors = tuple(map(torch.from_numpy, (h, y, w, b)))
     arrays = tuple(map(jax.numpy.asarray, (h, y.astype(np.int32), w, b)))
@@ -122,11 +124,12 @@ def compare(n: int, d: int, k: int, noise: float, rounds: int) -> dict:
     values = {}
     for i in range(rounds + 1):  # the first round compiles and warms up
         for name, run in methods.items():
-            time.sleep(0.5)  # the thread pool of the method before spins for a while after its last task
-            start = time.perf_counter()
+            if clock == "wall":
+                time.sleep(0.5)  # the thread pool of the method before spins for a while after its last task
+            start = now()
             out = run()
             if i:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(now() - start)
             values[name] = out
     ours = values["measure"]
     median = {name: statistics.median(times) for name, times in seconds.items()}
@@ -136,6 +139,7 @@ def compare(n: int, d: int, k: int, noise: float, rounds: int) -> dict:
         "k": k,
         "noise": noise,
         "rounds": rounds,
+        "clock": clock,
         "seconds": {name: round(t, 4) for name, t in median.items()},
         "measure_over_torch": round(median["measure"] / median["torch"], 3),
         "measure_over_numpy": round(median["measure"] / median["numpy"], 3),
@@ -152,10 +156,11 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="NxDxK")
     parser.add_argument("--noise", type=float, default=0.3, help="within-class spread per coordinate; the means have 1")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--name", default=None, help="of the files in --out; speed_noise_<noise> by default")
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall")
+    parser.add_argument("--name", default=None, help="of the files in --out; <clock>_noise_<noise> by default")
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
-    rows = [compare(*map(int, shape.split("x")), args.noise, args.rounds) for shape in args.shapes]
+    rows = [compare(*map(int, shape.split("x")), args.noise, args.rounds, args.clock) for shape in args.shapes]
     versions = {"python": platform.python_version(), "jax": jax.__version__, "torch": torch.__version__}
     versions |= {"numpy": np.__version__, "torch_threads": torch.get_num_threads()}
     table = ["| N x D x K | measure s | floor s | torch s | numpy s | / torch | / numpy | / floor |", "|---" * 8 + "|"]
@@ -170,8 +175,9 @@ def main() -> None:
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         command = f"python -m experiments.benchmarks.collapse --noise {args.noise} --rounds {args.rounds}"
+        command += f" --clock {args.clock} --shapes {' '.join(args.shapes)}"
         record = {"command": command, "versions": versions, "rows": rows}
-        name = args.name or f"speed_noise_{args.noise}"
+        name = args.name or f"{args.clock}_noise_{args.noise}"
         (args.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
         (args.out / f"{name}.md").write_text(f"`{command}`, {json.dumps(versions)}\n\n" + "\n".join(table) + "\n")
 

@@ -100,8 +100,10 @@ def test_sharded_features_agree_and_stay_where_they_are(data, devices):
         text = f.lower(*args).compile().as_text()
         for kind in ("all-gather", "all-to-all", "collective-permute"):
             assert f" {kind}(" not in text and f" {kind}-start(" not in text
-        sizes = re.findall(r"= \(?(?:f32|s32)\[([0-9,]*)\].* all-reduce\(", text)
-        assert sizes and all(math.prod(int(n) for n in size.split(",") if n) <= K * D for size in sizes), sizes
+        shapes = re.findall(r"= (.*) all-reduce(?:-start)?\(", text)
+        sizes = [[math.prod(map(int, s.split(","))) for s in re.findall(r"\[([0-9,]+)\]", shape)] for shape in shapes]
+        # origins (K x D), then one for each pass: deviations, counts and rows outside; five sums of each class
+        assert sorted(sizes) == [[5 * K], [K * D], [K * D + K + 1]], shapes
 
 
 def test_shard_map_reduces_to_the_whole(data):

@@ -1,0 +1,65 @@
+"""Decisions by bounds are the decisions by products: against float64, on every path, and the share of each."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deq_nc.collapse import class_moments, make_probe
+from deq_nc.collapse.decisions import _by_projection, decide, decide_by_products
+
+K, D, N = 12, 64, 601
+
+
+@jax.jit
+def run(h, y, w):
+    moments = class_moments(h, y, K)
+    probe = make_probe(moments, w)
+    e = (h - moments.origin[y]) - moments.shift[y]
+    x, square = e @ probe.inverse, jnp.sum(e * e, 1)
+    short, sure = _by_projection(x, square, probe, y)
+    staged = decide(e, x, square, probe, y, jnp.ones(len(y), bool))
+    return staged, decide_by_products(e, probe, y), short, sure
+
+
+def oracle(h, y, w):
+    """Decisions [3, N] and the gap of the closer of the two choices [N], in float64."""
+    h, w = h.astype(float), w.astype(float)
+    means = np.stack([h[y == c].mean(0) for c in range(K)])
+    near = -((h[:, None] - means[None]) ** 2).sum(2) / 2
+    logits = h @ w.T
+    gap = np.minimum(*(np.diff(np.sort(s, 1)[:, -2:], axis=1)[:, 0] for s in (near, logits)))
+    near, choice = near.argmax(1), logits.argmax(1)
+    return np.stack([choice == y, near == y, choice == near]), gap
+
+
+@pytest.mark.parametrize(
+    "noise, lean, shared, path",
+    [
+        (0.1, 0.1, 0, "radius"),
+        (1.0, 0.1, 0, "projection"),
+        (1.0, 0.2, 0, "few"),
+        (3.0, 0.0, 0, "projection"),  # many errors, but W is Mc: every decision is known, right or wrong
+        (1.0, 3.0, 0, "products"),
+        (3.0, 0.3, 5, "products"),
+    ],
+)
+def test_bounds_never_change_a_decision(noise, lean, shared, path):
+    rng = np.random.default_rng(3)
+    y = np.arange(N) % K
+    mu = rng.standard_normal((K, D))
+    h = (mu[y] + noise * rng.standard_normal((N, D))).astype(np.float32)
+    w = mu + lean * rng.standard_normal((K, D)) + shared * rng.standard_normal(D)
+    if lean == 0:
+        w = np.stack([h[y == c].mean(0) for c in range(K)])
+    w = w.astype(np.float32)
+    staged, products, short, sure = map(np.asarray, run(h, y, w))
+    want, gap = oracle(h, y, w)
+    clear = gap > 1e-3
+    assert clear.mean() > 0.95
+    np.testing.assert_array_equal(staged[:, clear], want[:, clear])
+    np.testing.assert_array_equal(products[:, clear], want[:, clear])
+    np.testing.assert_array_equal(short[:, sure], want[:, sure])  # what the bounds call sure is so, gap or not
+    share = sure.mean()
+    low, high = {"radius": (1, 1), "projection": (0.99, 1), "few": (7 / 8, 0.99), "products": (0, 7 / 8)}[path]
+    assert low <= share <= high, (path, share)
