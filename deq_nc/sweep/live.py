@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -22,7 +23,7 @@ class Live:
         self.watch, self.console = watch, Console(quiet=quiet)
         shown = table and self.console.is_terminal and not quiet
         self._live = rich.live.Live(console=self.console, auto_refresh=False) if shown else None
-        self._spoken, self._begun = 0.0, time.monotonic()
+        self._spoken, self._begun = -math.inf, time.monotonic()
         self._recent: dict[Any, tuple[int, float]] = {}
 
     def __enter__(self) -> Live:
@@ -32,6 +33,7 @@ class Live:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._spoken = -math.inf  # the last line is always said
         self.tick()
         if self._live is not None:
             self._live.stop()
