@@ -4,7 +4,7 @@
 
 A block (paragraph, list, table, fence) with measured numbers stands under a comment that names its sources:
 
-    <!-- from: experiments/results/digits/balanced/tables.csv?quantity=nc1|nc3&arm=deq, experiments/results/x/y.json -->
+    <!-- from: experiments/results/digits/tables.csv?quantity=nc1|nc3&column=deq, experiments/results/x/y.json -->
     <!-- from: none, REASON -->                     definitions, targets, examples
 
 `column=a|b` keeps rows of a CSV, JSON or JSONL file (every object or list in JSON is a row and inherits the scalars of

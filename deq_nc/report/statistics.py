@@ -66,7 +66,10 @@ def curve(histories: Sequence[Sequence[dict[str, Any]]], key: str, *, log: bool 
             lines.append(tuple(np.asarray(part, dtype=np.float64) for part in zip(*points)))
     if not lines:
         return None
+    # An epoch that one seed alone measured (the start of its terminal phase) would make the mean jump to that seed.
     epochs = np.unique(np.concatenate([line[0] for line in lines]))
+    shared = [all(epoch in when for when, _ in lines if when[-1] >= epoch) for epoch in epochs]
+    epochs = epochs[shared] if any(shared) else epochs
     table = []
     for epoch in epochs:
         at = [float(value[when == epoch][0]) for when, value in lines if epoch in when]
