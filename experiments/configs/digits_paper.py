@@ -2,8 +2,8 @@
 
     make train-balanced RECIPE=digits_paper
 
-Cost: half a minute an arm on two CPU cores. Results: not measured; at a rate of 1e-4 expect 100 epochs of ten steps to end
-long before the terminal phase.
+Cost: half a minute an arm on two CPU cores. Results: not measured; at a rate of 1e-4 expect 100 epochs of ten steps to
+end long before the terminal phase.
 """
 
 from experiments.configs import paper
