@@ -6,8 +6,8 @@
 The largest balanced subset whose runs reach train error 0 in minutes; `--data.per-class` asks for another (n_A under
 step imbalance), `--data.per-class None` for the whole set. 400 images leave 4 in a minority class at R = 100.
 
-Cost: five minutes a balanced run on one core. Expect, balanced: train accuracy 1, test accuracy 0.47 (explicit) and 0.49
-(deq); the rest in docs/results.md.
+Cost: five minutes a balanced run on one core. Expect, balanced: train accuracy 1, test accuracy 0.47 (explicit) and
+0.49 (deq); the rest in docs/results.md.
 """
 
 from deq_nc.config import DataConfig, EquilibriumConfig, Experiment, ModelConfig, TrainConfig
