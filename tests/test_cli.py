@@ -108,4 +108,4 @@ def test_a_shrunk_recipe_trains_both_arms_and_makes_the_page(capsys, tmp_path, m
         first, last = json.loads(lines[0]), json.loads(lines[-1])
         assert last["epoch"] == 3 and last["train_loss"] < first["train_loss"]
         assert last["test_accuracy_minority"] is not None and last["cosine_minority_weights"] is not None
-    assert main(command) == 0 and "already finished" in capsys.readouterr().out
+    assert main(command) == 0 and "2 of 2 runs done" in capsys.readouterr().out  # nothing is trained again
