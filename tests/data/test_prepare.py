@@ -1,4 +1,5 @@
 import hashlib
+import io
 import tarfile
 import time
 import urllib.error
@@ -156,18 +157,8 @@ def test_the_fabricated_layout_is_the_one_tfds_reads(tmp_path):
     truth = cifar_archive(path)
     data = read_archive(path, "cifar-10-batches-bin/", ["test_batch.bin"])["test_batch.bin"]
 
-    class GFile:
-        def __init__(self, *_):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def read(self):
-            return data
+    def GFile(*_):
+        return io.BytesIO(data)
 
     class Fake:
         class io:
