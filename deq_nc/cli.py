@@ -142,6 +142,8 @@ class SweepOptions:
     majorities: tuple[int, ...] = (3, 5, 7)
     """Majority classes of ten; on K classes KA K / 10 of them."""
     ratios: tuple[float, ...] = (10, 50, 100)
+    updates: int | None = None
+    """Settings whose epochs hold fewer updates than this get more epochs: imbalance leaves fewer images an epoch."""
     jobs: int | None = None
     """Runs at a time. Default: one; with --grid on CPU, one a core."""
     shard: str | None = None
@@ -155,6 +157,8 @@ def sweep_command(arguments: list[str]) -> int:
         raise ConfigError(f"--seeds: expected an integer >= 1, got {options.seeds}.")
     if options.jobs is not None and options.jobs < 1:
         raise ConfigError(f"--jobs: expected an integer >= 1, got {options.jobs}.")
+    if options.updates is not None and options.updates < 1:
+        raise ConfigError(f"--updates: expected an integer >= 1, got {options.updates}.")
     part, parts = _shard(options.shard)
     base = parse_experiment(recipe, rest, "deq-nc sweep RECIPE")
     _check_data(base)
@@ -163,7 +167,7 @@ def sweep_command(arguments: list[str]) -> int:
 
     settings = grid(base, options.majorities, options.ratios) if options.grid else [base]
     arms = options.arms or (ARMS if options.grid else ("explicit", "deq"))
-    cells = sweep(settings, arms, options.seeds, options.workdir)
+    cells = sweep(settings, arms, options.seeds, options.workdir, options.updates or 0)
     check(cells)
     initialize_hosts()
     # The longest first: what is left at the end is short, and no worker waits long for the last.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,18 +50,25 @@ def grid(
     return settings
 
 
-def sweep(settings: Sequence[Experiment], arms: Sequence[str], seeds: int, workdir: Path) -> list[Cell]:
-    """The cells of settings x arms. Raises DataError for a data set that is not there or leaves a class empty."""
+def sweep(
+    settings: Sequence[Experiment], arms: Sequence[str], seeds: int, workdir: Path, updates: int = 0
+) -> list[Cell]:
+    """The cells of settings x arms; a setting whose epochs hold fewer than `updates` steps gets more epochs.
+
+    Raises DataError for a data set that is not there or leaves a class empty.
+    """
     steps = _steps([setting.data for setting in settings], [setting.train.batch_size for setting in settings])
     cells = []
     for setting, count in zip(settings, steps):
+        epochs = max(setting.train.epochs, math.ceil(updates / count))
+        setting = dataclasses.replace(setting, train=dataclasses.replace(setting.train, epochs=epochs))
         for arm in arms:
             runs = []
             for seed in range(seeds):
                 experiment = dataclasses.replace(setting, arm=arm, seed=seed)
                 folder = default_workdir(experiment, workdir)
                 runs.append(dataclasses.replace(experiment, workdir=str(folder)))
-            cells.append(Cell(folder.parent.name, arm, tuple(runs), count * setting.train.epochs))
+            cells.append(Cell(folder.parent.name, arm, tuple(runs), count * epochs))
     return cells
 
 

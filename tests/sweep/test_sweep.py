@@ -57,6 +57,15 @@ def test_cells_share_a_program_and_have_a_folder_a_run():
     assert cells[0].steps > cells[2].steps > 0  # fewer images, fewer steps
 
 
+def test_a_setting_with_fewer_updates_than_asked_gets_more_epochs(capsys):
+    balanced, step = (cells.steps for cells in sweep(grid(TINY, (3,), (10,)), ("deq",), 1, Path("root")))
+    cells = sweep(grid(TINY, (3,), (10,)), ("deq",), 1, Path("root"), updates=balanced)
+    assert [cell.runs[0].train.epochs for cell in cells] == [2, -(-2 * balanced // step)]
+    assert cells[0].steps == balanced <= cells[1].steps < balanced + step // 2
+    assert main(["sweep", "digits", "--updates", "0"]) == 2
+    assert "--updates: expected an integer >= 1, got 0" in capsys.readouterr().err
+
+
 def test_a_grid_that_empties_a_class_is_refused_with_every_count_or_flagged():
     small = dataclasses.replace(with_data(per_class=40), train=dataclasses.replace(TINY.train, batch_size=32))
     with pytest.raises(DataError) as refusal:
