@@ -8,9 +8,10 @@ by round, one after another; what is reported are medians over rounds of ratios 
 round, not a system. "ours" may leave examples that have stopped (compact=True), "ours, whole batch" may not. The floor
 is forward evaluations x cell + adjoint products x vjp + one parameter vjp on the whole batch, each measured inside a
 loop of the same kind; who leaves examples can go below it. torchdeq is compared where it is installed (extra `bench`),
-on CPU, or on CUDA where both jax and torch see a GPU. `taskset -c 0 ... --cpu-clock` counts processor time on one core:
-on a shared machine torch's two threads wait for each other at every operation, which measures the machine. Cost on one
-core: dense256 a minute and a half, conv48 several minutes, conv128 unknown.
+on CPU, or on CUDA where both jax and torch see a GPU; banax where it is (Python 3.12 and newer). `taskset -c 0 ...
+--cpu-clock` counts processor time on one core: on a shared machine torch's two threads wait for each other at every
+operation, which measures the machine. Cost on one core: dense256 a minute and a half, conv48 several minutes, conv128
+unknown.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ try:
     import torchdeq
 except ImportError:
     torch = torchdeq = None
+try:
+    import banax.adjoint
+    import banax.solver
+except ImportError:
+    banax = None
 
 RADIUS = 0.8  # spectral radius of the mean Jacobian at the equilibrium, see `problem`
 CELLS = {"conv48": ("conv", 48, 64, 32), "conv128": ("conv", 128, 128, 64), "dense256": ("dense", 256, 256, 256)}
@@ -155,6 +161,23 @@ def jaxopt_default(p: Problem, tol: float) -> Setting:
     theta, x = jax.device_put((p.theta, p.x))
     return Setting(
         f"anderson/default CG {tol:g}", lambda: jax.block_until_ready(step(theta, x)), lambda out: flatten_jax(out[1])
+    )
+
+
+def banax_system(p: Problem, solver: str, tol: float, adjoint_tol: float, steps: int = 300) -> Setting:
+    """banax's implicit adjoint, the same solver both ways on the same JAX cell; one norm over the whole batch."""
+    make = {"picard": banax.solver.Picard, "anderson": banax.solver.Anderson}[solver]
+    solve = banax.adjoint.Implicit(make(rtol=tol, max_steps=steps), make(rtol=adjoint_tol, max_steps=steps))
+
+    def loss(theta, x):
+        return jnp.sum(solve((p.f, (x, theta)), jnp.zeros_like(x)).value * p.w)
+
+    step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    theta, x = jax.device_put((p.theta, p.x))
+    return Setting(
+        f"{solver} {tol:g}/{adjoint_tol:g}",
+        lambda: jax.block_until_ready(step(theta, x)),
+        lambda out: flatten_jax(out[1]),
     )
 
 
@@ -279,6 +302,10 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
             quality = QUALITY if solver == "fixed_point_iter" else 0.035
             step = lambda tol, adjoint_tol, solver=solver: torch_system(p, solver, tol, adjoint_tol, device)  # noqa: E731
             systems[f"torchdeq {solver}"] = fastest(good_enough(step, own_gradient, quality))
+    if banax is not None:
+        for solver, quality in (("picard", QUALITY), ("anderson", 0.035)):
+            step = lambda tol, adjoint_tol, solver=solver: banax_system(p, solver, tol, adjoint_tol)  # noqa: E731
+            systems[f"banax {solver}"] = fastest(good_enough(step, converged, quality))
     system = jaxopt_default(p, 1e-3)
     error = float(np.linalg.norm(system.flat(system.run()) - converged) / np.linalg.norm(converged))
     systems["jaxopt default"] = (system, error)
@@ -300,8 +327,8 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
         part = out["systems"][mine] | chosen[mine][0].note()
         bound = [part["evaluations"] * f["cell"] + part["products"] * f["vjp"] + f["parameters"] for f in floors]
         part["over_floor"] = float(np.median(np.array(times[mine]) / np.array(bound)))
-        for peer in [key for key in times if key.startswith(("torchdeq", "jaxopt"))]:
-            own = times[mine + ", anderson at 3.5 %" if peer == "torchdeq anderson" else mine]
+        for peer in [key for key in times if key.startswith(("torchdeq", "banax", "jaxopt"))]:
+            own = times[mine + ", anderson at 3.5 %" if peer.endswith(" anderson") else mine]
             part[f"over {peer}"] = float(np.median(np.array(own) / np.array(times[peer])))
         out["systems"][mine] = part
     return out
@@ -320,6 +347,7 @@ def main() -> None:
         if torch is not None:
             torch.set_num_threads(1)
     packages = ["jax", "jaxopt"] + (["torch", "torchdeq"] if torch is not None else [])
+    packages += ["banax"] if banax is not None else []
     versions = {"python": platform.python_version()} | {k: importlib.metadata.version(k) for k in packages}
     clock = "processor time, one core" if args.cpu_clock else "wall"
     for name in args.cells:
