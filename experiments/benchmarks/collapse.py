@@ -3,12 +3,13 @@
     python -m experiments.benchmarks.collapse [--shapes 50000x512x10 ...] [--noise 0.3] [--rounds 5]
                                               [--clock processor] [--out DIR]
 
-Needs PyTorch (`pip install torch`). Every round times every method once, in turn, in this one process; the table gives
-medians and their ratios. The PyTorch twin computes NC1, NC2, NC3, NC4 and the CDNV as a library user would write them:
-batches of 5,000 rows, class sums, then S_W [D, D], the distances to the means and the logits, then pinv(S_B). It costs
-some minutes on two cores. `floor` is one matmul of the features with a D x K matrix and one pass of squares.
-With `--noise 1` no sample is sure of its class by distance alone; 0.3 is a collapsed network. `--clock processor` is
-for a machine that others use too: pin it to one core (`taskset -c 1`), since threads that wait count.
+Needs PyTorch (`pip install torch`). Every round times every method once, in turn, in this one process, by wall clock
+the second of two calls in a row; the table gives medians and their ratios. The PyTorch twin computes NC1, NC2, NC3, NC4
+and the CDNV as a library user would write them: batches of 5,000 rows, class sums, then S_W [D, D], the distances to
+the means and the logits, then pinv(S_B). It costs some minutes on two cores. `floor` is one matmul of the features with
+a D x K matrix and one pass of squares. With `--noise 1` no sample is sure of its class by distance alone; 0.3 is a
+collapsed network. `--clock processor` is for a machine that others use too: pin it to one core (`taskset -c 1`), since
+threads that wait count.
 """
 
 from __future__ import annotations
@@ -125,7 +126,9 @@ def compare(n: int, d: int, k: int, noise: float, rounds: int, clock: str) -> di
     for i in range(rounds + 1):  # the first round compiles and warms up
         for name, run in methods.items():
             if clock == "wall":
-                time.sleep(0.5)  # the thread pool of the method before spins for a while after its last task
+                # The pool of the method before spins for a while, and threads that slept wake slowly: without this call
+                # `measure` at K = 10 takes 34 ms for 19, the floor 13 for 11.
+                run()
             start = now()
             out = run()
             if i:
