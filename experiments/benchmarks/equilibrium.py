@@ -4,14 +4,14 @@
 
 Each system solves the same cell with the same weights and input, and each is given its fastest setting whose gradient
 (of parameters and input together) is within 2 % of its own converged gradient. The chosen settings are then timed round
-by round, one after another; what is reported are medians over rounds of ratios within a round: a busy machine slows a
-round, not a system. "ours" may leave examples that have stopped (compact=True), "ours, whole batch" may not. The floor
-is forward evaluations x cell + adjoint products x vjp + one parameter vjp on the whole batch, each measured inside a
-loop of the same kind; who leaves examples can go below it. torchdeq is compared where it is installed (extra `bench`),
-on CPU, or on CUDA where both jax and torch see a GPU; banax where it is (Python 3.12 and newer). `taskset -c 0 ...
---cpu-clock` counts processor time on one core: on a shared machine torch's two threads wait for each other at every
-operation, which measures the machine. Cost on one core: dense256 a minute and a half, conv48 several minutes, conv128
-unknown.
+by round, one after another, each after a call that is not timed; what is reported are medians over rounds of ratios
+within a round: a busy machine slows a round, not a system. "ours" may leave examples that have stopped (compact=True),
+"ours, whole batch" may not. The floor is forward evaluations x cell + adjoint products x vjp + one parameter vjp on the
+whole batch, each measured inside a loop of the same kind; who leaves examples can go below it. torchdeq is compared
+where it is installed (extra `bench`), on CPU, or on CUDA where both jax and torch see a GPU; banax where it is (Python
+3.12 and newer). `taskset -c 0 ... --cpu-clock` counts processor time on one core: on a shared machine torch's two
+threads wait for each other at every operation, which measures the machine. Cost on one core: dense256 a minute and a
+half, conv48 several minutes, conv128 unknown.
 """
 
 from __future__ import annotations
@@ -315,6 +315,7 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
     floors, measure_floor = [], floor(p)
     for _ in range(rounds):
         for key, (setting, _) in chosen.items():
+            setting.run()  # warm: the pool of the system before spins for a while, and threads that slept wake slowly
             times[key].append(seconds(setting.run, 1 if key.startswith("jaxopt") else 3))
         floors.append(measure_floor())
     out: dict[str, Any] = {"cell": name, "device": jax.devices()[0].device_kind, "systems": {}}
