@@ -329,8 +329,10 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
         bound = [part["evaluations"] * f["cell"] + part["products"] * f["vjp"] + f["parameters"] for f in floors]
         part["over_floor"] = float(np.median(np.array(times[mine]) / np.array(bound)))
         for peer in [key for key in times if key.startswith(("torchdeq", "banax", "jaxopt"))]:
-            own = times[mine + ", anderson at 3.5 %" if peer.endswith(" anderson") else mine]
-            part[f"over {peer}"] = float(np.median(np.array(own) / np.array(times[peer])))
+            part[f"over {peer}"] = float(np.median(np.array(times[mine]) / np.array(times[peer])))
+            if peer.endswith(" anderson"):
+                own = np.array(times[mine + ", anderson at 3.5 %"])
+                part[f"anderson over {peer}"] = float(np.median(own / np.array(times[peer])))
         out["systems"][mine] = part
     return out
 
