@@ -6,8 +6,10 @@ Each system solves the same cell with the same weights and input, and each is gi
 (of parameters and input together) is within 2 % of its own converged gradient. The chosen settings are then timed round
 by round, one after another, each after a call that is not timed; what is reported are medians over rounds of ratios
 within a round: a busy machine slows a round, not a system. "ours" may leave examples that have stopped (compact=True),
-"ours, whole batch" may not. The floor is forward evaluations x cell + adjoint products x vjp + one parameter vjp on the
-whole batch, each measured inside a loop of the same kind; who leaves examples can go below it. torchdeq is compared
+"ours, whole batch" may not. Every JAX system has its batch split over the CPU devices, one a core (`--devices`): XLA
+divides a small product among threads badly, two devices solve half a batch each; ours under `shard_map`, so that no
+step waits for another device. The floor is forward evaluations x cell + adjoint products x vjp + one parameter vjp on
+the whole batch, each measured inside a loop of the same kind; who leaves examples can go below it. torchdeq is compared
 where it is installed (extra `bench`), on CPU, or on CUDA where both jax and torch see a GPU; banax where it is (Python
 3.12 and newer). `taskset -c 0 ... --cpu-clock` counts processor time on one core: on a shared machine torch's two
 threads wait for each other at every operation, which measures the machine. Cost on one core: dense256 a minute and a
@@ -20,6 +22,7 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import time
@@ -30,6 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from deq_nc.equilibrium import EquilibriumConfig, adjoint_probe, equilibrium, spectral_radius
 from deq_nc.models.conv import conv
@@ -118,30 +122,54 @@ def flatten_jax(gradient: Any) -> np.ndarray:
 PAIRS = (("fixed_point", "neumann", 5), *(("anderson", "anderson", history) for history in (2, 4, 6)))
 
 
+def mesh() -> jax.sharding.Mesh:
+    return jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def whole(tree: Any) -> Any:
+    """On every device."""
+    return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
+
+
+def split(tree: Any) -> Any:
+    """An equal share of the rows on each device."""
+    return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec("batch")))
+
+
 def ours(
     p: Problem, solver: str, adjoint: str, history: int, compact: bool = False
 ) -> Callable[[float, float], Setting]:
     """One compiled step for every pair of tolerances: they are run-time values."""
     config = EquilibriumConfig(solver=solver, adjoint=adjoint, history=history)
 
-    def loss(theta, x, probe, tol, adjoint_tol):
+    def loss(theta, x, probe, w, tol, adjoint_tol):
         z, stats = equilibrium(
             p.f, jnp.zeros_like(x), x, theta, config, probe=probe, compact=compact,
             tol=tol, adjoint_tol=adjoint_tol, max_steps=300, adjoint_max_steps=300,
         )  # fmt: skip
-        return jnp.sum(z * p.w), stats
+        return jnp.sum(z * w), stats
 
-    step = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
-    theta, x, probe = jax.device_put((p.theta, p.x, adjoint_probe(p.x.shape[0])))
+    def local(theta, *rows_and_tolerances):
+        (value, stats), (theta_bar, x_bar, probe_bar) = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(
+            theta, *rows_and_tolerances
+        )
+        value, theta_bar = jax.lax.psum((value, theta_bar), "batch")
+        return (value, stats), (theta_bar, x_bar, probe_bar)
+
+    # Each device solves its own rows: no step waits for another device.
+    all_of, rows = PartitionSpec(), PartitionSpec("batch")
+    inside, outside = (all_of, rows, rows, rows, all_of, all_of), ((all_of, rows), (all_of, rows, rows))
+    step = jax.jit(jax.shard_map(local, mesh=mesh(), in_specs=inside, out_specs=outside, check_vma=False))
+    theta, (x, probe, w) = whole(p.theta), split((p.x, adjoint_probe(p.x.shape[0]), p.w))
 
     def setting(tol: float, adjoint_tol: float) -> Setting:
         def note() -> dict:
-            (_, stats), (_, _, adjoint) = step(theta, x, probe, tol, adjoint_tol)
+            (_, stats), (_, _, adjoint) = step(theta, x, probe, w, tol, adjoint_tol)
             return {"evaluations": int(stats.steps.max()) + 1, "products": int(adjoint.steps.max())}
 
         return Setting(
             f"{solver}/{adjoint} m={history}{' compact' if compact else ''} {tol:g}/{adjoint_tol:g}",
-            lambda: jax.block_until_ready(step(theta, x, probe, tol, adjoint_tol)),
+            lambda: jax.block_until_ready(step(theta, x, probe, w, tol, adjoint_tol)),
             lambda out: flatten_jax(out[1][:2]),
             note,
         )
@@ -158,7 +186,7 @@ def jaxopt_default(p: Problem, tol: float) -> Setting:
         return jnp.sum(solver.run(jnp.zeros_like(x), x, theta).params * p.w)
 
     step = jax.jit(jax.value_and_grad(loss, (0, 1)))
-    theta, x = jax.device_put((p.theta, p.x))
+    theta, x = whole(p.theta), split(p.x)
     return Setting(
         f"anderson/default CG {tol:g}", lambda: jax.block_until_ready(step(theta, x)), lambda out: flatten_jax(out[1])
     )
@@ -173,7 +201,7 @@ def banax_system(p: Problem, solver: str, tol: float, adjoint_tol: float, steps:
         return jnp.sum(solve((p.f, (x, theta)), jnp.zeros_like(x)).value * p.w)
 
     step = jax.jit(jax.value_and_grad(loss, (0, 1)))
-    theta, x = jax.device_put((p.theta, p.x))
+    theta, x = whole(p.theta), split(p.x)
     return Setting(
         f"{solver} {tol:g}/{adjoint_tol:g}",
         lambda: jax.block_until_ready(step(theta, x)),
@@ -259,7 +287,7 @@ def floor(p: Problem, loops: int = 20) -> Callable[[], dict[str, float]]:
 
     Compiled once, here: a round only runs it.
     """
-    theta, x = jax.device_put((p.theta, p.x))
+    theta, x = whole(p.theta), split(p.x)
 
     @jax.jit
     def cells(x, theta):
@@ -343,7 +371,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=pathlib.Path, default=None, help="folder for CELL.json, written as a cell ends")
     parser.add_argument("--cpu-clock", action="store_true", help="processor time, for one core of a busy machine")
+    parser.add_argument("--devices", type=int, default=None, help="CPU devices for the batch; default one a core")
     args = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", args.devices or (1 if args.cpu_clock else os.cpu_count() or 1))
     if args.cpu_clock:
         global CLOCK
         CLOCK = time.process_time
@@ -354,7 +384,8 @@ def main() -> None:
     versions = {"python": platform.python_version()} | {k: importlib.metadata.version(k) for k in packages}
     clock = "processor time, one core" if args.cpu_clock else "wall"
     for name in args.cells:
-        result = {"versions": versions, "clock": clock, "rounds": args.rounds} | compare(name, args.rounds)
+        setup = {"versions": versions, "clock": clock, "rounds": args.rounds, "devices": jax.device_count()}
+        result = setup | compare(name, args.rounds)
         text = json.dumps(result, indent=1) + "\n"
         print(text, flush=True)
         if args.out:
