@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deq_nc.report.runs import ARM_ORDER, FREE, SETTING, ReportError, Run, check_once, read_runs
+from deq_nc.report.runs import ARM_ORDER, FREE, SETTING, ReportError, Run, check_once, check_together, read_runs
 from deq_nc.report.statistics import Interval, interval
 
 KINDS = ("none", "step", "longtail")
@@ -130,6 +130,7 @@ def read_grid(run_dirs: Sequence[Path], planned: Sequence[Path] = ()) -> Grid:
         groups.setdefault(setting_of(run.config), []).append(run)
     for group in groups.values():
         check_once(group)
+        check_together(group)
     ordered = {setting: groups[setting] for setting in sorted(groups, key=lambda setting: setting.order)}
     return Grid(ordered, planned=frozenset(_planned(Path(folder)) for folder in planned))
 

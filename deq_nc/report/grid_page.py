@@ -168,9 +168,15 @@ def _render(grid: Grid, sections: Sequence[Section], details: Sequence[tuple[Set
         summary = next((run.summary for run in runs if run.summary and run.summary.get("train_counts")), None)
         if summary is not None:
             counts.append(
-                [setting.title, f"{sum(summary['train_counts']):,}", ", ".join(map(str, summary["train_counts"]))]
+                [
+                    setting.title,
+                    str(runs[0].epochs),
+                    f"{sum(summary['train_counts']):,}",
+                    ", ".join(map(str, summary["train_counts"])),
+                ]
             )
     shared = {key: value for key, value in first.items() if key not in FREE}
+    shared["train"] = {key: value for key, value in first.get("train", {}).items() if f"train.{key}" not in varying}
     shared["data"] = {key: value for key, value in first.get("data", {}).items() if f"data.{key}" not in varying}
     return template(TEMPLATE).render(
         title=title(grid),

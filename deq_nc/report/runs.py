@@ -15,7 +15,8 @@ from deq_nc.config import ConfigError, differing_fields
 
 ARM_ORDER = ("explicit", "deq", "unrolled", "residual")  # the reference first, then the question, then the controls
 FREE = ("arm", "seed", "workdir", "data.allow_single")  # may differ between the runs of one setting
-SETTING = ("data.imbalance", "data.majority", "data.ratio")  # may differ beside these between the runs of a grid
+# May differ beside these between the settings of a grid; epochs, since imbalance leaves fewer updates in each.
+SETTING = ("data.imbalance", "data.majority", "data.ratio", "train.epochs")
 
 
 class ReportError(ConfigError):
@@ -99,7 +100,7 @@ def read_runs(run_dirs: Sequence[Path], free: Sequence[str] = FREE) -> list[Run]
     runs = sorted(map(_read_run, dict.fromkeys(folders)), key=lambda run: (_rank(run.arm), run.seed))
     if tuple(free) == FREE:
         check_once(runs)
-    _check_together(runs, free)
+    check_together(runs, free)
     if not any(run.history for run in runs):
         where = ", ".join(str(run.path) for run in runs)
         raise ReportError(f"report: expected a measured epoch, got an empty history in {where}. Let the run go on.")
@@ -177,8 +178,9 @@ def check_once(runs: Sequence[Run]) -> None:
             )
 
 
-def _check_together(runs: Sequence[Run], free: Sequence[str]) -> None:
-    allowed = "arm and seed" if tuple(free) == FREE else "arm, seed and imbalance"
+def check_together(runs: Sequence[Run], free: Sequence[str] = FREE) -> None:
+    """Raises ReportError where runs differ in another field of their configuration than `free`, or in versions."""
+    allowed = "arm and seed" if tuple(free) == FREE else "arm, seed, imbalance and its epochs"
     for run in runs[1:]:
         differ = differing_fields(runs[0].config, run.config)
         if differ := {name: values for name, values in differ.items() if name not in free}:

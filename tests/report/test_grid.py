@@ -290,12 +290,14 @@ def test_summary_of_the_command_line_prints_the_tables_numbers(grid):
 
 def test_what_a_grid_refuses(tmp_path):
     one, two = (make_cell(tmp_path, *cell, tests=20) for cell in (("balanced", "deq", 0), ("step-KA3-R10", "deq", 0)))
-    edit(two / "config.json", lambda config: config["train"].update(epochs=5))
-    with pytest.raises(
-        ReportError, match=r"only arm, seed and imbalance may differ.*differ in train.epochs: 100 and 5"
-    ):
+    edit(two / "config.json", lambda config: config["train"].update(batch_size=5))
+    with pytest.raises(ReportError, match=r"only arm, seed, imbalance and its epochs.*differ in train.batch_size: "):
         report([one, two])
-    edit(two / "config.json", lambda config: config["train"].update(epochs=100))
+    edit(two / "config.json", lambda config: config["train"].update(batch_size=128))
+    three = make_cell(tmp_path, "step-KA3-R10", "explicit", 0, tests=20)
+    edit(three / "config.json", lambda config: config["train"].update(epochs=5))  # of another setting it would be right
+    with pytest.raises(ReportError, match=r"only arm and seed may differ.*differ in train.epochs: "):
+        report([one, two, three])
     edit(two / "summary.json", lambda summary: summary["versions"].update(jax="0.12.0"))
     with pytest.raises(ReportError, match=r"same packages.*differ in jax: '0.10.2' and '0.12.0'\."):
         report([one, two])
