@@ -54,3 +54,31 @@ def test_devices_agree(problem, single, devices):
     flags = [r for r in reductions if r.startswith("pred")]
     assert len(flags) <= 3 and len(reductions) - len(flags) <= 2, reductions
     assert not re.search(r"all-gather|all-to-all|collective-permute", compiled.as_text())
+
+
+def test_devices_that_solve_their_own_rows_leave_those_that_stopped(problem):
+    """Under shard_map the loops hold no collective at all, and each device may narrow its own batch."""
+    M, x, _ = problem
+    x, probe = np.concatenate([x] * 4), adjoint_probe(4 * B)  # 32 rows a device: 8 may go on alone
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    rows, everywhere = PartitionSpec("data"), PartitionSpec()
+
+    def loss(M, x, probe, compact):
+        z, stats = equilibrium(tanh_cell, jnp.zeros_like(x), x, M, CONFIG, probe=probe, compact=compact)
+        return jnp.sum(z**2), stats.steps
+
+    def local(M, x, probe):
+        (_, steps), (M_bar, adjoint) = jax.value_and_grad(loss, (0, 2), has_aux=True)(M, x, probe, True)
+        return jax.lax.psum(M_bar, "data"), steps, adjoint
+
+    shared = jax.shard_map(
+        local, mesh=mesh, in_specs=(everywhere, rows, rows), out_specs=(everywhere, rows, rows), check_vma=False
+    )
+    args = jax.device_put((M, x, probe), tuple(NamedSharding(mesh, s) for s in (everywhere, rows, rows)))
+    compiled = jax.jit(shared).lower(*args).compile()
+    M_bar, steps, adjoint = compiled(*args)
+    (_, steps_1), (M_bar_1, adjoint_1) = jax.value_and_grad(loss, (0, 2), has_aux=True)(M, x, probe, False)
+    np.testing.assert_array_equal(steps, steps_1)
+    np.testing.assert_array_equal(adjoint.steps, adjoint_1.steps)
+    np.testing.assert_allclose(M_bar, M_bar_1, rtol=1e-4, atol=1e-4)
+    assert len(re.findall(r" all-reduce(?:-start)?\(", compiled.as_text())) == 1
