@@ -12,8 +12,8 @@ step waits for another device. The floor is forward evaluations x cell + adjoint
 the whole batch, each measured inside a loop of the same kind; who leaves examples can go below it. torchdeq is compared
 where it is installed (extra `bench`), on CPU, or on CUDA where both jax and torch see a GPU; banax where it is (Python
 3.12 and newer). `taskset -c 0 ... --cpu-clock` counts processor time on one core: on a shared machine torch's two
-threads wait for each other at every operation, which measures the machine. Cost on one core: dense256 a minute and a
-half, conv48 several minutes, conv128 unknown.
+threads wait for each other at every operation, which measures the machine. Cost on two cores: dense256 a minute, conv48
+two, conv128 six.
 """
 
 from __future__ import annotations
