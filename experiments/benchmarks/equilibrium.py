@@ -8,12 +8,12 @@ by round, one after another, each after a call that is not timed; what is report
 within a round: a busy machine slows a round, not a system. "ours" may leave examples that have stopped (compact=True),
 "ours, whole batch" may not. Every JAX system has its batch split over the CPU devices, one a core (`--devices`): XLA
 divides a small product among threads badly, two devices solve half a batch each; ours under `shard_map`, so that no
-step waits for another device. The floor is forward evaluations x cell + adjoint products x vjp + one parameter vjp on
-the whole batch, each measured inside a loop of the same kind; who leaves examples can go below it. torchdeq is compared
-where it is installed (extra `bench`), on CPU, or on CUDA where both jax and torch see a GPU; banax where it is (Python
-3.12 and newer). `taskset -c 0 ... --cpu-clock` counts processor time on one core: on a shared machine torch's two
-threads wait for each other at every operation, which measures the machine. Cost on two cores: dense256 a minute, conv48
-two, conv128 six.
+step waits for another device, jaxopt's default also as it comes, on one. The floor is forward evaluations x cell +
+adjoint products x vjp + one parameter vjp on the whole batch, each measured inside a loop of the same kind; who leaves
+examples can go below it. torchdeq is compared where it is installed (extra `bench`), on CPU, or on CUDA where both jax
+and torch see a GPU; banax where it is (Python 3.12 and newer). `taskset -c 0 ... --cpu-clock` counts processor time on
+one core: on a shared machine torch's two threads wait for each other at every operation, which measures the machine.
+Cost on two cores: dense256 a minute, conv48 two, conv128 six.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def ours(
     return setting
 
 
-def jaxopt_default(p: Problem, tol: float) -> Setting:
+def jaxopt_default(p: Problem, tol: float, divided: bool) -> Setting:
     """AndersonAcceleration over the whole batch with its default implicit differentiation (CG, normal equations)."""
     import jaxopt
 
@@ -186,7 +186,7 @@ def jaxopt_default(p: Problem, tol: float) -> Setting:
         return jnp.sum(solver.run(jnp.zeros_like(x), x, theta).params * p.w)
 
     step = jax.jit(jax.value_and_grad(loss, (0, 1)))
-    theta, x = whole(p.theta), split(p.x)
+    theta, x = (whole(p.theta), split(p.x)) if divided else jax.device_put((p.theta, p.x))
     return Setting(
         f"anderson/default CG {tol:g}", lambda: jax.block_until_ready(step(theta, x)), lambda out: flatten_jax(out[1])
     )
@@ -334,9 +334,12 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
         for solver, quality in (("picard", QUALITY), ("anderson", 0.035)):
             step = lambda tol, adjoint_tol, solver=solver: banax_system(p, solver, tol, adjoint_tol)  # noqa: E731
             systems[f"banax {solver}"] = fastest(good_enough(step, converged, quality))
-    system = jaxopt_default(p, 1e-3)
-    error = float(np.linalg.norm(system.flat(system.run()) - converged) / np.linalg.norm(converged))
-    systems["jaxopt default"] = (system, error)
+    for label, divided in (("jaxopt default", False), ("jaxopt default, divided", True)):
+        if divided and jax.device_count() == 1:
+            continue
+        system = jaxopt_default(p, 1e-3, divided)
+        error = float(np.linalg.norm(system.flat(system.run()) - converged) / np.linalg.norm(converged))
+        systems[label] = (system, error)
 
     chosen = {k: s for k, s in systems.items() if s is not None}
     times: dict[str, list[float]] = {k: [] for k in chosen}
