@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deq_nc.equilibrium import EquilibriumConfig, equilibrium
-from experiments.benchmarks.equilibrium import problem
+from experiments.benchmarks.equilibrium_systems import problem
 
 
 def processor_seconds(run: Callable[[], object]) -> float:
