@@ -19,12 +19,14 @@ from .moments import ClassMoments
 class Bounds:
     """How much of a decision is known before its product with every feature is taken, for e = h - mu_y.
 
-    radius [K]: with ||e|| below it both decisions are y. lean [K]: logits from the projection of e on the means are
-    off by at most lean ||the rest of e||. rounding_means, rounding_logits [K]: rounding of scores from the projection,
-    in units of ||e||; rounding_square of the squared length of the projection, of ||e||^2.
+    radius [K]: with ||e|| below it both decisions are y. w_k = mean w + a mc_k + r_k, fit = a, lean = ||r_k|| [K]:
+    logits from the projection of e on the means are off by at most lean ||the rest of e||. rounding_means,
+    rounding_logits [K]: rounding of scores from the projection, in units of ||e||; rounding_square of the squared
+    length of the projection, of ||e||^2.
     """
 
     radius: Array
+    fit: Array | None
     lean: Array | None
     rounding_means: Array
     rounding_logits: Array | None
@@ -76,7 +78,7 @@ def make_probe(
 
 
 def _bounds(mc, gram, inverse, half, weights, gram_weights, gram_logits, table) -> Bounds:
-    """radius = min_k d_yk/2 and min_k margin_yk/||w_y - w_k||, less 0.1 %; lean = ||w_k - mean w - a mc_k||.
+    """radius = min_k d_yk/2 and min_k margin_yk/||w_y - w_k||, less 0.1 %; fit a, lean = ||w_k - mean w - a mc_k||.
 
     The part of w_k outside the span of the means is no longer than w_k minus any multiple of mc_k; the mean of the
     weights moves all logits alike. a is the least-squares fit of W to Mc: with self-duality nothing is left.
@@ -88,7 +90,7 @@ def _bounds(mc, gram, inverse, half, weights, gram_weights, gram_logits, table) 
     rounding_square = rounding * jnp.linalg.norm(mc)
     rounding_means = rounding * jnp.linalg.norm(gram, axis=1)
     if weights is None:
-        return Bounds(0.999 * near, None, rounding_means, None, rounding_square)
+        return Bounds(0.999 * near, None, None, rounding_means, None, rounding_square)
     apart = jnp.sqrt(pair_distances(weights, gram_weights))
     margin = jnp.diagonal(table)[:, None] - table
     linear = jnp.min(jnp.where(other & (apart > 0), margin / jnp.where(apart > 0, apart, 1), jnp.inf), 1)
@@ -97,4 +99,4 @@ def _bounds(mc, gram, inverse, half, weights, gram_weights, gram_logits, table) 
     fit = jnp.trace(gram_logits) / jnp.where(square > 0, square, 1)
     lean = jnp.linalg.norm(weights - jnp.mean(weights, 0, keepdims=True) - fit * mc, axis=1)
     rounding_logits = rounding * jnp.linalg.norm(gram_logits, axis=1)
-    return Bounds(0.999 * jnp.minimum(linear, near), lean, rounding_means, rounding_logits, rounding_square)
+    return Bounds(0.999 * jnp.minimum(linear, near), fit, lean, rounding_means, rounding_logits, rounding_square)

@@ -1,18 +1,21 @@
 """Decisions by bounds are the decisions by products: against float64, on every path, and the share of each."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deq_nc.collapse import class_moments, make_probe
+from deq_nc.collapse import class_moments, decisions, make_probe
 from deq_nc.collapse.decisions import _by_projection, decide, decide_by_products
 
 K, D, N = 12, 64, 601
 
 
-@jax.jit
-def run(h, y, w):
+@partial(jax.jit, static_argnames="many")
+def run(h, y, w, many):
+    assert many == decisions.MANY
     moments = class_moments(h, y, K)
     probe = make_probe(moments, w)
     e = (h - moments.origin[y]) - moments.shift[y]
@@ -33,6 +36,7 @@ def oracle(h, y, w):
     return np.stack([choice == y, near == y, choice == near]), gap
 
 
+@pytest.mark.parametrize("many", [decisions.MANY, K], ids=["by product", "by bound first"])
 @pytest.mark.parametrize(
     "noise, lean, shared, path",
     [
@@ -44,7 +48,8 @@ def oracle(h, y, w):
         (3.0, 0.3, 5, "products"),
     ],
 )
-def test_bounds_never_change_a_decision(noise, lean, shared, path):
+def test_bounds_never_change_a_decision(monkeypatch, noise, lean, shared, path, many):
+    monkeypatch.setattr(decisions, "MANY", many)
     rng = np.random.default_rng(3)
     y = np.arange(N) % K
     mu = rng.standard_normal((K, D))
@@ -53,7 +58,7 @@ def test_bounds_never_change_a_decision(noise, lean, shared, path):
     if lean == 0:
         w = np.stack([h[y == c].mean(0) for c in range(K)])
     w = w.astype(np.float32)
-    staged, products, short, sure = map(np.asarray, run(h, y, w))
+    staged, products, short, sure = map(np.asarray, run(h, y, w, many))
     want, gap = oracle(h, y, w)
     clear = gap > 1e-3
     assert clear.mean() > 0.95
