@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from deq_nc.report import tsne
+from deq_nc.report.classes import LABELLED, class_names, class_order
 from deq_nc.report.runs import Run
 from deq_nc.report.statistics import interval
 from deq_nc.report.style import ARM_HATCH, Picture, arm_style, new_figure, picture
 from deq_nc.report.tables import arm_runs
 
-TSNE_POINTS = 1000  # about 3 s an arm on one core
-LABELLED = 20  # more classes than this: no names in a figure
-LABEL_GAP = 0.12  # of a picture from -1 to 1: names closer than this would overlap
 ANNOTATED = 10  # more classes than this: no numbers in a Gram matrix
 
 
@@ -32,21 +29,6 @@ def cosines(rows: np.ndarray, *, centre: bool = False) -> np.ndarray:
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     x = np.divide(x, norms, out=np.full_like(x, np.nan), where=norms > 0)
     return x @ x.T
-
-
-def class_order(run: Run) -> tuple[np.ndarray, int]:
-    """Class indices with the majority first, and how many they are (0 when the classes are not divided)."""
-    k = len(run.analysis["class_means"])
-    majority = np.asarray(run.analysis.get("majority", np.zeros(k)), dtype=bool)
-    if majority.all() or not majority.any():
-        return np.arange(k), 0
-    return np.argsort(~majority, kind="stable"), int(majority.sum())
-
-
-def class_names(run: Run) -> list[str]:
-    k = len(run.analysis["class_means"])
-    names = (run.summary or {}).get("class_names") or []
-    return [str(name) for name in names] if len(names) == k else [str(index) for index in range(k)]
 
 
 def geometry_pictures(runs: Sequence[Run]) -> list[Picture]:
@@ -102,25 +84,8 @@ def _gram(shown: Sequence[Run], which: str) -> list[Picture]:
     return [picture("gram", "Gram matrices of class means and of weights", caption, figure)]
 
 
-def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
-    """t-SNE of features [n, D] -> [n, 2], scaled to unit size; the same input and seed give the same picture."""
-    from sklearn.manifold import TSNE  # a second to import, and only this figure needs it
-    from threadpoolctl import threadpool_limits
-
-    x = np.asarray(features, dtype=np.float32)
-    with threadpool_limits(1):  # threads that wait for one another spin on busy cores
-        points = TSNE(perplexity=min(30.0, (len(x) - 1) / 3), random_state=seed).fit_transform(x)
-    return points / np.abs(points).max()
-
-
 def _tsne(shown: Sequence[Run], which: str) -> list[Picture]:
-    samples = []
-    for run in shown:
-        features, labels = run.analysis.get("features_test"), run.analysis.get("labels_test")
-        if features is None or labels is None or len(labels) < 10 or not np.isfinite(features).all():
-            continue
-        keep = np.sort(np.random.default_rng(0).permutation(len(labels))[:TSNE_POINTS])
-        samples.append((run, embed(features[keep]), labels[keep], len(labels)))
+    samples = [(run, sample) for run in shown if (sample := tsne.sample(run)) is not None]
     if not samples:
         return []
     columns = min(len(samples), 2)
@@ -130,38 +95,14 @@ def _tsne(shown: Sequence[Run], which: str) -> list[Picture]:
     for axes in grid.flat[len(samples) :]:
         axes.set_visible(False)
     handles: dict[str, Line2D] = {}
-    for axes, (run, points, labels, total) in zip(grid.flat, samples):
-        order, majority = class_order(run)
-        names = class_names(run)
-        palette = matplotlib.colormaps["tab10" if len(order) <= 10 else "turbo"]
-        written: list[np.ndarray] = []
-        for rank, index in enumerate(order):
-            mine = points[labels == index]
-            if len(mine) == 0:
-                continue
-            color = palette(rank if len(order) <= 10 else rank / (len(order) - 1))
-            marker = "^" if majority and rank >= majority else "o"
-            axes.scatter(*mine.T, s=14, color=color, marker=marker, alpha=0.75, linewidths=0)
-            handles[names[index]] = Line2D([], [], color=color, marker=marker, linestyle="", label=names[index])
-            centre = np.median(mine, axis=0)
-            clear = all(np.abs(centre - other).max() > LABEL_GAP for other in written)
-            if len(order) <= LABELLED and clear:  # classes that lie on one another are told apart by the legend alone
-                written.append(centre)
-                text = axes.text(*centre, names[index], ha="center", va="center", weight="bold")
-                text.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
-        axes.set_title(f"{run.arm}: {len(labels)} of {total} test images", color="black", fontsize=10)
-        axes.set(
-            xticks=[],
-            yticks=[],
-            xlabel="t-SNE 1 (no unit)",
-            ylabel="t-SNE 2 (no unit)",
-            aspect="equal",
-            adjustable="datalim",
-            box_aspect=1,
-        )
+    for axes, (run, sample) in zip(grid.flat, samples):
+        handles |= tsne.scatter(axes, run, sample, inches=4.4)
+        axes.set_title(f"{run.arm}: {len(sample.labels)} of {sample.total} test images", color="black", fontsize=10)
+        axes.set(xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", aspect="equal", adjustable="datalim")
+    named = ""
     if len(class_order(shown[0])[0]) <= LABELLED:
         figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=10, title="class")
-    named = " and named" if len(class_order(shown[0])[0]) <= LABELLED else ""
+        named = " and named"
     triangles = " Triangles are minority classes." if class_order(shown[0])[1] else ""
     caption = (
         f"Test features of {which}, coloured{named} by class.{triangles} Tight, separate islands are collapsed "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.lines import Line2D
 
-from deq_nc.report.geometry import LABELLED, TSNE_POINTS, class_names, class_order, cosines, embed
+from deq_nc.report import tsne
+from deq_nc.report.classes import LABELLED, class_names, class_order
+from deq_nc.report.geometry import cosines
 from deq_nc.report.runs import Run
 from deq_nc.report.style import Picture, new_figure, picture
 from deq_nc.report.tables import arm_runs
@@ -25,7 +25,11 @@ def side_pictures(runs: Sequence[Run]) -> list[Picture]:
     handles: dict[str, Line2D] = {}
     for run, (points, means, weights) in zip(shown, panels.T):
         order, majority = class_order(run)
-        handles |= _scatter(points, run, order, majority)
+        sample = tsne.sample(run)
+        if sample is None:
+            points.set_axis_off()
+        else:
+            handles |= tsne.scatter(points, run, sample, inches=2.5, fontsize=8)
         points.set_title(f"{run.arm} seed {run.seed}", color="black", fontsize=10)
         for axes, gram in (
             (means, cosines(run.analysis["class_means"], centre=True)),
@@ -57,32 +61,3 @@ def side_pictures(runs: Sequence[Run]) -> list[Picture]:
         f"between centred class means and between classifiers; a simplex ETF is −1/(K−1) off the diagonal.{divided}"
     )
     return [picture("side", "t-SNE and Gram matrices, arm beside arm", caption, figure)]
-
-
-def _scatter(axes, run: Run, order: np.ndarray, majority: int) -> dict[str, Line2D]:
-    """t-SNE of one run; returns the legend's handle of each class. A name that would lie on another is left to it."""
-    axes.set(xticks=[], yticks=[], box_aspect=1)
-    features, labels = run.analysis.get("features_test"), run.analysis.get("labels_test")
-    if features is None or labels is None or len(labels) < 10 or not np.isfinite(features).all():
-        axes.set_axis_off()
-        return {}
-    keep = np.sort(np.random.default_rng(0).permutation(len(labels))[:TSNE_POINTS])
-    points, labels = embed(features[keep]), labels[keep]
-    palette = matplotlib.colormaps["tab10" if len(order) <= 10 else "turbo"]
-    handles: dict[str, Line2D] = {}
-    written: list[tuple[np.ndarray, str]] = []
-    for rank, index in enumerate(order):
-        mine, name = points[labels == index], class_names(run)[index]
-        color = palette(rank if len(order) <= 10 else rank / (len(order) - 1))
-        marker = "^" if majority and rank >= majority else "o"
-        axes.scatter(*mine.T, s=7, color=color, marker=marker, alpha=0.75, linewidths=0)
-        handles[name] = Line2D([], [], color=color, marker=marker, markersize=4, linestyle="", label=name)
-        if len(mine) and len(order) <= 10:
-            centre = np.median(mine, axis=0)
-            # Letters of 8 points are 0.06 wide and 0.12 high where the points span 2 and the panel 2.5 inches.
-            far = [abs(centre - other) > (0.035 * (len(name) + len(text)), 0.14) for other, text in written]
-            if all(each.any() for each in far):
-                written.append((centre, name))
-                text = axes.text(*centre, name, ha="center", va="center", weight="bold", fontsize=8)
-                text.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
-    return handles
