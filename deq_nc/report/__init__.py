@@ -1,9 +1,10 @@
 """Run folders -> tables, figures, one self-contained page; reads files only, and needs no accelerator.
 
 `runs` reads and checks the folders, `quantities` names what is shown, `statistics` averages over seeds. One setting:
-`tables` and the figures (`style`, `curves`, `geometry`, `classes`, `tsne`, `along`) show it, `theory` lays the optimum beside it, `page`
-writes it down. A grid of settings: `grid` groups the runs, `controls` has the numbers of each, `grid_tables` (on
-`grid_table`, `latex`) and `grid_figures`, `grid_controls`, `side` show it, `grid_page` writes it down. `write` chooses.
+`tables` and the figures (`style`, `curves`, `geometry`, `along`; on `classes`, `tsne`) show it, `theory` lays
+the optimum beside it, `page` writes it down. A grid of settings: `grid` groups the runs, `controls` has the numbers of
+each, `grid_tables` (on `grid_table`, `latex`) and `grid_figures`, `grid_controls`, `side` show it, `grid_page` writes
+it down. `write` chooses.
 A new figure or table belongs here; a new number belongs to the run that measures it.
 """
 
