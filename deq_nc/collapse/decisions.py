@@ -1,9 +1,8 @@
 """Which class the classifier and the nearest class mean choose: by bounds first, by products with every feature last.
 
-A sample near its class mean is decided by its distance alone; one whose scores from its projection x = T^T e on the
-means (K numbers, already at hand for NC1) lie further apart than their bounds, by these scores; the others by the
-products e Mc^T and e W^T. The answers are the same; on 50,000 x 512 features with K = 100, noise 1, two of three large
-products are saved.
+A sample near its class mean is decided by the lengths of its deviation e and of x = T^T e (K numbers, at hand for NC1);
+one whose scores from x lie further apart than their bounds, by these scores; the others by the products e Mc^T and
+e W^T. The answers are the same; on 50,000 x 512 features with K = 100, noise 1, two of three large products are saved.
 """
 
 from __future__ import annotations
@@ -27,57 +26,82 @@ def decide(
     row: Int[Array, " B"],
     inside: Bool[Array, " B"],
 ) -> Float[Array, "3 B"]:
-    """1 where the logits choose y, where the nearest mean is mu_y, where both choose alike (NaN: no weights)."""
+    """1 where the logits choose y, where the nearest mean is mu_y, where both choose alike (NaN: no weights).
 
-    def settled(*_: Array) -> Array:
-        ones = inside.astype(e.dtype)
-        known = ones if probe.weights is not None else jnp.where(inside, jnp.nan, ones)
-        return jnp.stack([known, ones, known])
-
-    def undecided(e: Array, x: Array, square: Array) -> Array:
-        decisions, sure = _by_projection(x, square, probe, row)
-        return jax.lax.cond(jnp.all(sure | ~inside), lambda: decisions, lambda: refined(e, decisions, sure | ~inside))
-
-    def refined(e: Array, decisions: Array, sure: Array) -> Array:
-        few = -(-len(row) // FEW)
-        rest = jnp.argsort(sure)[:few]
-        return jax.lax.cond(
-            jnp.sum(~sure) <= few,
-            lambda: decisions.at[:, rest].set(decide_by_products(e[rest], probe, row[rest])),
-            lambda: decide_by_products(e, probe, row),
-        )
-
-    near_enough = jnp.all(~inside | (square < probe.bounds.radius[row] ** 2))
-    return jax.lax.cond(near_enough, settled, undecided, e, x, square)
-
-
-def _by_projection(x: Array, square: Array, probe: Probe, row: Array) -> tuple[Array, Array]:
-    """Decisions [3, B] from x alone, and whether no rounding and no part of e outside the means can change them [B]."""
-    inner = x @ probe.gram
-    near = _candidates(inner - probe.half[row], probe.bounds.rounding_means[None] * jnp.sqrt(square)[:, None])
-    if probe.weights is None:
-        return _compare(near, None, row, x.dtype), jnp.sum(near, 1) == 1
-    choice = _chosen(x, inner, square, probe, row)
-    return _compare(near, choice, row, x.dtype), (jnp.sum(near, 1) == 1) & (jnp.sum(choice, 1) == 1)
-
-
-def _chosen(x: Array, inner: Array, square: Array, probe: Probe, row: Array) -> Bool[Array, "B K"]:
-    """Classes that the logits may choose, w_k.e = a inner_k + r_k.e up to what all classes share (`Bounds`).
-
-    With MANY classes r_k.e is first only bounded, which saves the product with W Mc^T where that settles a block.
+    `inside` marks the rows that count; the others hold anything.
     """
-    bounds, length, table = probe.bounds, jnp.sqrt(square)[:, None], probe.table[row]
+    ones = jnp.ones_like(square)
+    own = jnp.stack([ones, ones, ones] if probe.weights is not None else [ones * jnp.nan, ones, ones * jnp.nan])
+    length = jnp.sqrt(square)
+    sure = ~inside | _within_bounds(jnp.sqrt(jnp.sum(x * x, 1)), length, probe, row)
 
-    def by_product() -> Array:
-        outside = jnp.sqrt(jnp.maximum(square - jnp.sum(inner * x, 1), 0) + bounds.rounding_square * square)[:, None]
-        slack = bounds.lean[None] * outside + bounds.rounding_logits[None] * length
-        return _candidates(x @ probe.gram_logits.T + table, slack)
+    def by_products_of_few() -> Array:
+        rest = jnp.argsort(sure)[: _few(row)]
+        return decisions.at[:, rest].set(decide_by_products(e[rest], probe, row[rest]))
+
+    def by_products() -> Array:
+        return jax.lax.cond(_few_left(sure), by_products_of_few, lambda: decide_by_products(e, probe, row))
+
+    decisions, sure = jax.lax.cond(
+        _few_left(sure), lambda: (own, sure), lambda: _by_projection(x, length, probe, row, own, sure)
+    )
+    return jax.lax.cond(jnp.all(sure), lambda: decisions, by_products)
+
+
+def _few(row: Array) -> int:
+    return -(-len(row) // FEW)
+
+
+def _few_left(sure: Array) -> Array:
+    return jnp.sum(~sure) <= _few(sure)
+
+
+def _within_bounds(size: Array, length: Array, probe: Probe, row: Array) -> Bool[Array, " B"]:
+    """Whether ||x|| (size) and ||e|| (length) alone say that both decisions are y."""
+    bounds = probe.bounds
+    reached = (size + bounds.rounding * length) * bounds.steep[row] + length * bounds.lift[row] < 1
+    return reached | (length < bounds.radius[row])
+
+
+def _by_projection(
+    x: Array, length: Array, probe: Probe, row: Array, own: Array, sure: Array
+) -> tuple[Float[Array, "3 B"], Bool[Array, " B"]]:
+    """Decisions [3, B] from x alone, and whether no rounding and no part of e outside the means can change them [B].
+
+    Scores are off by their slack. First y against all others, since most samples are where they belong; only where
+    that leaves more than a few, which class it is.
+    """
+    bounds, along = probe.bounds, length[:, None]
+    inner = x @ probe.gram
+    near = (inner - probe.half[row], bounds.rounding_means[None] * along)
+    own_near = _own_wins(*near, row)
+    if probe.weights is None:
+        sure = sure | own_near
+        return jax.lax.cond(_few_left(sure), lambda: (own, sure), lambda: _by_candidates(near, None, row))
+    lean, table = bounds.lean[None], probe.table[row]
+
+    def by_both() -> tuple[Array, Array]:
+        outside = jnp.sqrt(jnp.maximum(length**2 - jnp.sum(inner * x, 1), 0) + bounds.rounding_square * length**2)
+        slack = lean * outside[:, None] + bounds.rounding_logits[None] * along
+        choice = (x @ probe.gram_logits.T + table, slack)
+        known = sure | (own_near & _own_wins(*choice, row))
+        return jax.lax.cond(_few_left(known), lambda: (own, known), lambda: _by_candidates(near, choice, row))
 
     if len(probe.gram) < MANY:
-        return by_product()
-    slack = (bounds.lean + jnp.abs(bounds.fit) * bounds.rounding_means)[None] * length
-    choice = _candidates(bounds.fit * inner + table, slack)
-    return jax.lax.cond(jnp.all(jnp.sum(choice, 1) == 1), lambda: choice, by_product)
+        return by_both()
+    slack = (lean + jnp.abs(bounds.fit) * bounds.rounding_means[None]) * along  # w_k.e = a inner_k + r_k.e + the same
+    known = sure | (own_near & _own_wins(bounds.fit * inner + table, slack, row))
+    return jax.lax.cond(_few_left(known), lambda: (own, known), by_both)
+
+
+def _by_candidates(near: tuple, choice: tuple | None, row: Array) -> tuple[Float[Array, "3 B"], Bool[Array, " B"]]:
+    """Decisions from scores and their slacks, sure where one class alone may have the largest."""
+    nearest = _candidates(*near)
+    if choice is None:
+        return _compare(nearest, None, row, near[0].dtype), jnp.sum(nearest, 1) == 1
+    chosen = _candidates(*choice)
+    sure = (jnp.sum(nearest, 1) == 1) & (jnp.sum(chosen, 1) == 1)
+    return _compare(nearest, chosen, row, near[0].dtype), sure
 
 
 def decide_by_products(e: Array, probe: Probe, row: Array) -> Array:
@@ -93,6 +117,14 @@ def decide_by_products(e: Array, probe: Probe, row: Array) -> Array:
 def _candidates(score: Float[Array, "B K"], slack: Array | int) -> Bool[Array, "B K"]:
     """Classes that may have the largest score, each being off by its slack; argmax would be 15x slower on a CPU."""
     return score + slack >= jnp.max(score - slack, 1, keepdims=True)
+
+
+def _own_wins(score: Float[Array, "B K"], slack: Float[Array, "B K"], row: Int[Array, " B"]) -> Bool[Array, " B"]:
+    """Whether class y has the largest score, whatever the slack; one reduction where `_candidates` needs three."""
+    own = jnp.arange(score.shape[1])[None] == row[:, None]
+    others = jnp.max(jnp.where(own, -jnp.inf, score + slack), 1)
+    mine = [jnp.take_along_axis(values, row[:, None], 1)[:, 0] for values in (score, slack)]
+    return mine[0] - mine[1] > others
 
 
 def _compare(near: Array, choice: Array | None, row: Array, dtype: jnp.dtype) -> Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from .directions import pseudo_inverse
+from .directions import CUTOFF, pseudo_inverse
 from .geometry import pair_distances
 from .moments import ClassMoments
 
@@ -17,17 +17,20 @@ from .moments import ClassMoments
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Bounds:
-    """How much of a decision is known before its product with every feature is taken, for e = h - mu_y.
+    """How much of a decision is known before its product with every feature is taken, for e = h - mu_y, x = T^T e.
 
-    radius [K]: with ||e|| below it both decisions are y. w_k = mean w + a mc_k + r_k, fit = a, lean = ||r_k|| [K]:
-    logits from the projection of e on the means are off by at most lean ||the rest of e||. rounding_means,
-    rounding_logits [K]: rounding of scores from the projection, in units of ||e||; rounding_square of the squared
-    length of the projection, of ||e||^2.
+    Both decisions are y where ||e|| < radius, and where ||x|| steep + ||e|| lift < 1, [K] each.
+    w_k = mean w + a mc_k + r_k, fit = a, lean = ||r_k|| [K]: logits from x are off by at most lean times the length of
+    e outside the means. rounding: of x, in units of ||e||; rounding_means, rounding_logits [K]: of the scores from x;
+    rounding_square: of the squared length of e inside the means. fit, lean, rounding_logits: None without weights.
     """
 
     radius: Array
+    steep: Array
+    lift: Array
     fit: Array | None
     lean: Array | None
+    rounding: Array
     rounding_means: Array
     rounding_logits: Array | None
     rounding_square: Array
@@ -78,25 +81,51 @@ def make_probe(
 
 
 def _bounds(mc, gram, inverse, half, weights, gram_weights, gram_logits, table) -> Bounds:
-    """radius = min_k d_yk/2 and min_k margin_yk/||w_y - w_k||, less 0.1 %; fit a, lean = ||w_k - mean w - a mc_k||.
+    """Cauchy-Schwarz against d_yk^2/2 and against the logit margin at mu_y, for ||e|| and for ||x|| with ||e||.
 
-    The part of w_k outside the span of the means is no longer than w_k minus any multiple of mc_k; the mean of the
-    weights moves all logits alike. a is the least-squares fit of W to Mc: with self-duality nothing is left.
+    G = Mc Mc^T, L = W Mc^T: e.(mc_k - mc_y) = x.(G_k - G_y), but for directions `pseudo_inverse` took for rounding, and
+    (w_k - w_y).e = x.(L_k - L_y) + (r_k - r_y).(e outside the means). No part of w_k outside the span of the means
+    is longer than w_k minus a multiple of mc_k, and the mean of the weights moves all logits alike. a is the
+    least-squares fit of W to Mc: with self-duality nothing is left of r_k. All less 0.1 %.
     """
-    other = ~jnp.eye(half.shape[0], dtype=bool)
-    near = jnp.min(jnp.where(other, jnp.sqrt(half / 2), jnp.inf), 1)
     eps = jnp.finfo(mc.dtype).eps
+    size = jnp.linalg.norm(mc)
+    dropped = 2 * CUTOFF * eps * size
     rounding = eps * (64 + 2 * mc.shape[1] ** 0.5) * jnp.linalg.norm(inverse)
-    rounding_square = rounding * jnp.linalg.norm(mc)
-    rounding_means = rounding * jnp.linalg.norm(gram, axis=1)
+    rounding_square, rounding_means = rounding * size, rounding * jnp.linalg.norm(gram, axis=1)
+    radius = 0.999 * _least(jnp.sqrt(half / 2))
+    steep, lift = _most(_apart(gram, gram @ gram.T) / half), _most(dropped / half)
     if weights is None:
-        return Bounds(0.999 * near, None, None, rounding_means, None, rounding_square)
-    apart = jnp.sqrt(pair_distances(weights, gram_weights))
-    margin = jnp.diagonal(table)[:, None] - table
-    linear = jnp.min(jnp.where(other & (apart > 0), margin / jnp.where(apart > 0, apart, 1), jnp.inf), 1)
-    linear = jnp.where(jnp.any(other & (margin <= 0), 1), 0, linear)
-    square = jnp.trace(gram)
-    fit = jnp.trace(gram_logits) / jnp.where(square > 0, square, 1)
-    lean = jnp.linalg.norm(weights - jnp.mean(weights, 0, keepdims=True) - fit * mc, axis=1)
-    rounding_logits = rounding * jnp.linalg.norm(gram_logits, axis=1)
-    return Bounds(0.999 * jnp.minimum(linear, near), fit, lean, rounding_means, rounding_logits, rounding_square)
+        return Bounds(radius, steep, lift, None, None, rounding, rounding_means, None, rounding_square)
+    margin = jnp.maximum(jnp.diagonal(table)[:, None] - table, 0)
+    fit = jnp.trace(gram_logits) / jnp.where(size > 0, size, 1) ** 2
+    rest = weights - jnp.mean(weights, 0, keepdims=True) - fit * mc
+    return Bounds(
+        jnp.minimum(radius, 0.999 * _least(margin / _apart(weights, gram_weights))),
+        jnp.maximum(steep, _most(_apart(gram_logits, gram_logits @ gram_logits.T) / margin)),
+        jnp.maximum(lift, _most((_apart(rest, rest @ rest.T) + jnp.abs(fit) * dropped) / margin)),
+        fit,
+        jnp.linalg.norm(rest, axis=1),
+        rounding,
+        rounding_means,
+        rounding * jnp.linalg.norm(gram_logits, axis=1),
+        rounding_square,
+    )
+
+
+def _least(values: Float[Array, "K K"]) -> Float[Array, " K"]:
+    """The least of each row without its diagonal."""
+    return jnp.min(jnp.where(jnp.eye(len(values), dtype=bool), jnp.inf, values), 1)
+
+
+def _most(values: Float[Array, "K K"]) -> Float[Array, " K"]:
+    """The largest of each row without its diagonal, and 0.1 %."""
+    return 1.001 * jnp.max(jnp.where(jnp.eye(len(values), dtype=bool), 0, values), 1)
+
+
+def _apart(rows: Float[Array, "K n"], gram: Float[Array, "K K"]) -> Float[Array, "K K"]:
+    """||row_i - row_j||, not less: what the Gram may have rounded away is added. Positive."""
+    eps, tiny = jnp.finfo(rows.dtype).eps, jnp.finfo(rows.dtype).tiny
+    square = jnp.sum(rows * rows, 1)
+    both = square[:, None] + square[None]
+    return jnp.sqrt(jnp.maximum(both - 2 * gram, 0) + (64 + 2 * rows.shape[1] ** 0.5) * eps * both + tiny)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deq_nc.collapse import class_moments, decisions, make_probe
-from deq_nc.collapse.decisions import _by_projection, decide, decide_by_products
+from deq_nc.collapse.decisions import _by_projection, _within_bounds, decide, decide_by_products
 
 K, D, N = 12, 64, 601
 
@@ -20,9 +20,11 @@ def run(h, y, w, many):
     probe = make_probe(moments, w)
     e = (h - moments.origin[y]) - moments.shift[y]
     x, square = e @ probe.inverse, jnp.sum(e * e, 1)
-    short, sure = _by_projection(x, square, probe, y)
-    staged = decide(e, x, square, probe, y, jnp.ones(len(y), bool))
-    return staged, decide_by_products(e, probe, y), short, sure
+    length, nobody = jnp.sqrt(square), jnp.zeros(len(y), bool)
+    within = _within_bounds(jnp.sqrt(jnp.sum(x * x, 1)), length, probe, y)
+    short, sure = _by_projection(x, length, probe, y, jnp.ones((3, len(y))), nobody)
+    staged = decide(e, x, square, probe, y, ~nobody)
+    return staged, decide_by_products(e, probe, y), within, short, sure
 
 
 def oracle(h, y, w):
@@ -58,13 +60,33 @@ def test_bounds_never_change_a_decision(monkeypatch, noise, lean, shared, path, 
     if lean == 0:
         w = np.stack([h[y == c].mean(0) for c in range(K)])
     w = w.astype(np.float32)
-    staged, products, short, sure = map(np.asarray, run(h, y, w, many))
+    staged, products, within, short, sure = map(np.asarray, run(h, y, w, many))
     want, gap = oracle(h, y, w)
     clear = gap > 1e-3
     assert clear.mean() > 0.95
     np.testing.assert_array_equal(staged[:, clear], want[:, clear])
     np.testing.assert_array_equal(products[:, clear], want[:, clear])
     np.testing.assert_array_equal(short[:, sure], want[:, sure])  # what the bounds call sure is so, gap or not
+    assert want[:, within].all()
     share = sure.mean()
     low, high = {"radius": (1, 1), "projection": (0.99, 1), "few": (7 / 8, 0.99), "products": (0, 7 / 8)}[path]
     assert low <= share <= high, (path, share)
+
+
+@pytest.mark.parametrize("apart", [3e-6, 3e-5, 1e-3])
+def test_a_direction_too_small_for_the_projection_is_not_called_sure(apart):
+    """Means apart by rounding of the others, samples by more: x does not see it, so no bound may decide it."""
+    rng = np.random.default_rng(4)
+    y = np.arange(N) % K
+    mu = rng.standard_normal((K, D))
+    mu[:, 0] = 0
+    mu[1] = mu[0]
+    mu[1, 0] = apart
+    h = mu[y].astype(np.float32)
+    h[:, 0] += (3 * apart * rng.standard_normal(N) * (y < 2)).astype(np.float32)
+    _, products, within, short, sure = map(np.asarray, run(h, y, None, decisions.MANY))
+    want, _ = oracle(h, y, mu)
+    assert not want[1, y < 2].all() and want[1, y >= 2].all()
+    assert want[1, within].all() and within[y >= 2].all()
+    np.testing.assert_array_equal(short[1, sure], want[1, sure])
+    np.testing.assert_array_equal(products[1], want[1])
