@@ -63,7 +63,8 @@ def _by_cholesky(mc: Float[Array, "K D"]) -> tuple[Float[Array, "D K"], Array]:
     ones = jnp.full((n, n), 1 / n if centred else 0.0, a.dtype)  # the direction that centring empties
     gram = a @ a.T
     factor = jax.scipy.linalg.cho_factor(gram + (jnp.trace(gram) / n) * ones, lower=True)
-    t = jax.scipy.linalg.cho_solve(factor, a).T
+    # On K x K, which LAPACK solves on one thread; the product with A takes all.
+    t = a.T @ jax.scipy.linalg.cho_solve(factor, jnp.eye(n, dtype=a.dtype))
 
     def step(t: Array) -> tuple[Array, Array]:
         gap = jnp.eye(n, dtype=a.dtype) - ones - a @ t
