@@ -15,7 +15,9 @@ from jaxtyping import Bool, Float, Int
 from .probe import Probe
 
 FEW = 8  # the share 1/FEW of a block that may be undecided before all of it takes the products
-MANY = 256  # classes from which trying is worth it: where it fails K = 100 takes 1.09x, where it settles K = 1000 0.84x
+# Classes from which the logits are bounded before their product is taken. Processor time of `measure`, noise 1: where
+# the bound fails, K = 100 took 1.09 times as long; where it settles, K = 1000 0.84 times.
+MANY = 256
 
 
 def decide(
@@ -35,6 +37,10 @@ def decide(
     length = jnp.sqrt(square)
     sure = ~inside | _within_bounds(jnp.sqrt(jnp.sum(x * x, 1)), length, probe, row)
 
+    decisions, sure = jax.lax.cond(
+        _few_left(sure), lambda: (own, sure), lambda: _by_projection(x, length, probe, row, own, sure)
+    )
+
     def by_products_of_few() -> Array:
         rest = jnp.argsort(sure)[: _few(row)]
         return decisions.at[:, rest].set(decide_by_products(e[rest], probe, row[rest]))
@@ -42,9 +48,6 @@ def decide(
     def by_products() -> Array:
         return jax.lax.cond(_few_left(sure), by_products_of_few, lambda: decide_by_products(e, probe, row))
 
-    decisions, sure = jax.lax.cond(
-        _few_left(sure), lambda: (own, sure), lambda: _by_projection(x, length, probe, row, own, sure)
-    )
     return jax.lax.cond(jnp.all(sure), lambda: decisions, by_products)
 
 
