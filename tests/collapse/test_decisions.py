@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deq_nc.collapse import class_moments, decisions, make_probe
-from deq_nc.collapse.decisions import _by_projection, _within_bounds, decide, decide_by_products
+from deq_nc.collapse.decisions import by_projection, decide, decide_by_products, own_chosen, within_bounds
 
 K, D, N = 12, 64, 601
 
@@ -21,10 +21,11 @@ def run(h, y, w, many):
     e = (h - moments.origin[y]) - moments.shift[y]
     x, square = e @ probe.inverse, jnp.sum(e * e, 1)
     length, nobody = jnp.sqrt(square), jnp.zeros(len(y), bool)
-    within = _within_bounds(jnp.sqrt(jnp.sum(x * x, 1)), length, probe, y)
-    short, sure = _by_projection(x, length, probe, y, jnp.ones((3, len(y))), nobody)
+    within = within_bounds(jnp.sqrt(jnp.sum(x * x, 1)), length, probe, y)
+    short, sure = by_projection(e, x, length, probe, y, jnp.ones((3, len(y))), nobody)
+    chosen = nobody if w is None else own_chosen(x @ probe.gram, x, length, probe, y)
     staged = decide(e, x, square, probe, y, ~nobody)
-    return staged, decide_by_products(e, probe, y), within, short, sure
+    return staged, decide_by_products(e, probe, y), within, chosen, short, sure
 
 
 def oracle(h, y, w):
@@ -45,9 +46,9 @@ def oracle(h, y, w):
         (0.1, 0.1, 0, "radius"),
         (1.0, 0.1, 0, "projection"),
         (1.0, 0.2, 0, "few"),
-        (3.0, 0.0, 0, "projection"),  # many errors, but W is Mc: every decision is known, right or wrong
-        (1.0, 3.0, 0, "products"),
-        (3.0, 0.3, 5, "products"),
+        (3.0, 0.0, 0, "logits"),  # W is Mc, but many errors
+        (1.0, 3.0, 0, "logits"),
+        (3.0, 0.3, 5, "logits"),
     ],
 )
 def test_bounds_never_change_a_decision(monkeypatch, noise, lean, shared, path, many):
@@ -60,33 +61,43 @@ def test_bounds_never_change_a_decision(monkeypatch, noise, lean, shared, path, 
     if lean == 0:
         w = np.stack([h[y == c].mean(0) for c in range(K)])
     w = w.astype(np.float32)
-    staged, products, within, short, sure = map(np.asarray, run(h, y, w, many))
+    staged, products, within, chosen, short, sure = map(np.asarray, run(h, y, w, many))
     want, gap = oracle(h, y, w)
     clear = gap > 1e-3
     assert clear.mean() > 0.95
     np.testing.assert_array_equal(staged[:, clear], want[:, clear])
     np.testing.assert_array_equal(products[:, clear], want[:, clear])
-    np.testing.assert_array_equal(short[:, sure], want[:, sure])  # what the bounds call sure is so, gap or not
-    assert want[:, within].all()
-    share = sure.mean()
-    low, high = {"radius": (1, 1), "projection": (0.99, 1), "few": (7 / 8, 0.99), "products": (0, 7 / 8)}[path]
+    np.testing.assert_array_equal(short[:, sure & clear], want[:, sure & clear])
+    np.testing.assert_array_equal(short[1, sure], want[1, sure])  # what a bound calls sure is so, gap or not
+    assert want[:, within].all() and want[0, chosen].all()
+    assert (within.mean() == 1) == (path == "radius")
+    share, few = (chosen & want[1].astype(bool)).mean(), 1 - 1 / decisions.FEW
+    low, high = {"radius": (1, 1), "projection": (0.99, 1), "few": (few, 0.99), "logits": (0, few)}[path]
     assert low <= share <= high, (path, share)
 
 
-@pytest.mark.parametrize("apart", [3e-6, 3e-5, 1e-3])
-def test_a_direction_too_small_for_the_projection_is_not_called_sure(apart):
-    """Means apart by rounding of the others, samples by more: x does not see it, so no bound may decide it."""
+@pytest.mark.parametrize("weights", ["none", "random", "means, one longer"])
+@pytest.mark.parametrize("close", [20, N // 6], ids=["few", "many"])
+@pytest.mark.parametrize("apart", [3e-6, 3e-5, 1e-3, 0.1])
+def test_a_direction_too_small_for_the_projection_is_not_called_sure(apart, close, weights):
+    """Means closer than x sees, samples further: no bound may decide. At 0.1 x sees both, and the errors."""
     rng = np.random.default_rng(4)
-    y = np.arange(N) % K
+    i = np.arange(N)
+    y = np.where(i < close, i % 2, 2 + i % (K - 2))
     mu = rng.standard_normal((K, D))
     mu[:, 0] = 0
     mu[1] = mu[0]
     mu[1, 0] = apart
     h = mu[y].astype(np.float32)
     h[:, 0] += (3 * apart * rng.standard_normal(N) * (y < 2)).astype(np.float32)
-    _, products, within, short, sure = map(np.asarray, run(h, y, None, decisions.MANY))
-    want, _ = oracle(h, y, mu)
-    assert not want[1, y < 2].all() and want[1, y >= 2].all()
-    assert want[1, within].all() and within[y >= 2].all()
+    w = rng.standard_normal((K, D)) if weights == "random" else mu * np.where(np.arange(K) == 0, 1.1, 1)[:, None]
+    w = None if weights == "none" else w.astype(np.float32)
+    staged, products, within, chosen, short, sure = map(np.asarray, run(h, y, w, decisions.MANY))
+    want, _ = oracle(h, y, mu if w is None else w)
+    assert not want[1, y == 0].all() and want[1, y >= 2].all()
+    assert want[1, within].all() and (weights == "random" or within[y >= 2].all())
+    assert chosen[y == 0].all() == (weights == "means, one longer")  # the logits are sure where the means are not
     np.testing.assert_array_equal(short[1, sure], want[1, sure])
-    np.testing.assert_array_equal(products[1], want[1])
+    for decided in (staged, products):
+        for row in range(1 if w is None else 0, 2 if w is None else 3):
+            np.testing.assert_array_equal(decided[row], want[row])
