@@ -69,23 +69,23 @@ def by_projection(
 ) -> tuple[Float[Array, "3 B"], Bool[Array, " B"]]:
     """Decisions [3, B], and which of them no rounding of x and no part of e outside the means can change [B]."""
     inner = x @ probe.gram
-    slack = probe.bounds.rounding_means[None] * length[:, None]
-    lower, upper = inner - probe.half[row] - slack, inner - probe.half[row] + slack
-    best = jnp.max(lower, 1)
-    near = upper >= best[:, None]
-    one = jnp.sum(near.astype(x.dtype), 1) == 1  # of floats: to add bools takes 10 times as long
-    own_near = one & (_of_own(upper, row) >= best)
+    score, mine = inner - probe.half[row], _of_own(inner, row)  # of the means; half is 0 towards y
+    slack = 2 * probe.bounds.rounding_means * length
+    others = jnp.max(jnp.where(_own(probe, row), -jnp.inf, score), 1)
+    own_near = mine - slack > others
+
+    def by_logits() -> tuple[Array, Array]:
+        near = score >= (jnp.maximum(mine, others) - slack)[:, None]
+        one = jnp.sum(near.astype(x.dtype), 1) == 1  # of floats: to add bools takes 10 times as long
+        return _compare(near, _logits(e, probe, row), row, x.dtype), sure | one
+
     if probe.weights is None:
-        return _compare(near, None, row, x.dtype), sure | one
+        return jax.lax.cond(_few_left(sure | own_near), lambda: (own, sure | own_near), by_logits)
     alike = jax.lax.cond(
         _few_left(sure | own_near),
         lambda: sure | (own_near & own_chosen(inner, x, length, probe, row)),
-        lambda: sure,  # the logits choose another class, or W is not worth a bound
+        lambda: sure,  # the means alone leave too many
     )
-
-    def by_logits() -> tuple[Array, Array]:
-        return _compare(near, _logits(e, probe, row), row, e.dtype), sure | one
-
     return jax.lax.cond(_few_left(alike), lambda: (own, alike), by_logits)
 
 
@@ -99,7 +99,7 @@ def own_chosen(inner: Array, x: Array, length: Array, probe: Probe, row: Array) 
     else:
         slack = (bounds.lean + jnp.abs(bounds.fit) * bounds.rounding_means)[None] * along
         score = bounds.fit * inner + probe.table[row]  # w_k.e = a inner_k + r_k.e + the same for all k
-    others = jnp.max(jnp.where(jnp.arange(score.shape[1])[None] == row[:, None], -jnp.inf, score + slack), 1)
+    others = jnp.max(jnp.where(_own(probe, row), -jnp.inf, score + slack), 1)
     return _of_own(score - slack, row) > others
 
 
@@ -114,6 +114,10 @@ def decide_by_products(e: Array, probe: Probe, row: Array) -> Float[Array, "3 B"
 
 def _logits(e: Array, probe: Probe, row: Array) -> Float[Array, "B K"] | None:
     return None if probe.weights is None else e @ probe.weights.T + probe.table[row]
+
+
+def _own(probe: Probe, row: Array) -> Bool[Array, "B K"]:
+    return jnp.arange(len(probe.gram))[None] == row[:, None]
 
 
 def _of_own(values: Array, row: Array) -> Array:

@@ -21,8 +21,9 @@ class Bounds:
 
     Both decisions are y where ||e|| < radius, and where ||x|| steep + ||e|| lift < 1, [K] each.
     w_k = mean w + a mc_k + r_k, fit = a, lean = ||r_k|| [K]: logits from x are off by at most lean times the length of
-    e outside the means. rounding: of x, in units of ||e||; rounding_means, rounding_logits [K]: of the scores from x;
-    rounding_square: of the squared length of e inside the means. fit, lean, rounding_logits: None without weights.
+    e outside the means. In units of ||e|| or its square: rounding of x, rounding_means of any mean's score from x,
+    rounding_logits [K] of the logits from x, rounding_square of the squared length of e inside the means.
+    fit, lean, rounding_logits: None without weights.
     """
 
     radius: Array
@@ -92,7 +93,7 @@ def _bounds(mc, gram, inverse, half, weights, gram_weights, gram_logits, table) 
     size = jnp.linalg.norm(mc)
     dropped = 2 * CUTOFF * eps * size
     rounding = eps * (64 + 2 * mc.shape[1] ** 0.5) * jnp.linalg.norm(inverse)
-    rounding_square, rounding_means = rounding * size, rounding * jnp.linalg.norm(gram, axis=1)
+    rounding_square, rounding_means = rounding * size, rounding * jnp.max(jnp.linalg.norm(gram, axis=1))
     radius = 0.999 * _least(jnp.sqrt(half / 2))
     steep, lift = _most(_apart(gram, gram @ gram.T) / half), _most(dropped / half)
     if weights is None:
