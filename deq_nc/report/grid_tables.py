@@ -16,8 +16,9 @@ ACCURACY = {
     "test_accuracy": "overall", "test_accuracy_majority": "majority", "test_accuracy_minority": "minority",
 }  # fmt: skip
 COLLAPSE = (
-    "nc1 nc2_means nc2_weights nc3 nc4 cosine_minority_means cosine_minority_weights norm_ratio_means "
-    "norm_ratio_weights norm_majority_means norm_minority_means norm_majority_weights norm_minority_weights"
+    "nc1 nc1_ratio cdnv condition nc2_means nc2_weights nc3 nc4 cosine_minority_means cosine_minority_weights "
+    "norm_ratio_means norm_ratio_weights norm_majority_means norm_minority_means norm_majority_weights "
+    "norm_minority_weights"
 ).split()
 MEASURES = "measures of collapse"
 CONTROLS = (

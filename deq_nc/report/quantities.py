@@ -36,6 +36,7 @@ _KNOWN = (
     Quantity("train_loss", "train loss", "nats", log=True),
     Quantity("test_loss", "test loss", "nats", log=True),
     Quantity("nc1", "NC1", log=True, hint="spread within classes, tr(S_W S_B⁺)/K"),
+    Quantity("nc1_ratio", "NC1, ratio of traces", log=True, hint="tr S_W / tr S_B, dominated by long directions"),
     Quantity("nc2_means", "NC2 means", zero=True, hint="distance of class means to a simplex ETF"),
     Quantity("nc2_weights", "NC2 weights", zero=True, hint="distance of weights to a simplex ETF"),
     Quantity("nc3", "NC3", zero=True, hint="distance of weights to class means"),
@@ -76,7 +77,7 @@ _KNOWN = (
     Quantity("nc1_majority", "NC1, majority", log=True, hint="spread within majority classes"),
     Quantity("nc1_minority", "NC1, minority", log=True, hint="spread within minority classes"),
     Quantity("rank", "rank of the means", digits=".0f", hint="at most min(K − 1, D)"),
-    Quantity("condition", "condition of the means", hint="largest / smallest singular value"),
+    Quantity("condition", "condition of the means", hint="‖M‖ ‖M⁺‖ / rank; 1: equal singular values"),
     Quantity("nc2_floor", "floor of NC2 means", hint="least value that D dimensions allow"),
     Quantity("feature_norm", "feature norm", hint="mean ‖h‖ over training images"),
     Quantity("weight_norm", "classifier norm", hint="‖W‖, Frobenius"),
@@ -117,7 +118,9 @@ EVIDENCE = (
     "solver_steps solver_residual unconverged unconverged_worst adjoint_steps adjoint_residual adjoint_unconverged "
     "adjoint_escalated spectral_radius"
 ).split()
-MORE = ("nc3_product cdnv equinorm_means equinorm_weights feature_norm weight_norm rank condition nc2_floor").split()
+MORE = (
+    "nc1_ratio nc3_product cdnv equinorm_means equinorm_weights feature_norm weight_norm rank condition nc2_floor"
+).split()
 COSINES = tuple(
     f"{name}_{what}"
     for what in ("means", "weights")
