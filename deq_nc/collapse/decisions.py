@@ -41,7 +41,7 @@ def decide(
     )
 
     def by_products_of_few() -> Array:
-        rest = jax.lax.top_k((~sure).astype(e.dtype), _few(row))[1]  # floats: to sort bools takes 20 times as long
+        rest = jax.lax.top_k((~sure).astype(e.dtype), _few(row))[1]  # argsort or integers: 20 times as long
         return decisions.at[:, rest].set(decide_by_products(e[rest], probe, row[rest]))
 
     def by_products() -> Array:
@@ -77,7 +77,7 @@ def by_projection(
 
     def by_logits() -> tuple[Array, Array]:
         near = score >= (jnp.maximum(mine, others) - slack)[:, None]
-        one = jnp.sum(near.astype(x.dtype), 1) == 1  # of floats: to add bools takes 10 times as long
+        one = jnp.sum(near.astype(x.dtype), 1) == 1  # of floats: adding bools cost 8 ms in 55 at K = 100
         return _compare(near, _logits(e, probe, row), row, x.dtype), sure | one
 
     if probe.weights is None:
