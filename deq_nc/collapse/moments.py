@@ -94,14 +94,14 @@ def class_moments(
     def deviations(h: Array, slot: Array, row: Array) -> tuple[Array, Array]:
         return class_sums(h - origin[row], slot, k), class_sums(jnp.ones(len(h), h.dtype), slot, k + 1)
 
-    total, rows = sum_rows(deviations, features, slot, row)
+    total, rows = sum_rows(deviations, k, features, slot, row)
     count, outside = rows[:k], rows[k].astype(jnp.int32)
     shift = total / jnp.maximum(count, 1)[:, None]
 
     def squares(h: Array, slot: Array, row: Array) -> Array:
         return class_sums(jnp.sum((h - origin[row] - shift[row]) ** 2, 1), slot, k)
 
-    scatter = sum_rows(squares, features, slot, row)
+    scatter = sum_rows(squares, k, features, slot, row)
     return ClassMoments(count, origin, shift, scatter, outside)
 
 

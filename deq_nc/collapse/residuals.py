@@ -57,4 +57,4 @@ def residual_sums(
         values = jnp.concatenate([jnp.sum(x * x, 1)[None], square[None], decisions]).T
         return ResidualSums(*class_sums(values, slot, k).T)
 
-    return sum_rows(block, features, slot)
+    return sum_rows(block, k, features, slot)

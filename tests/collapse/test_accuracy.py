@@ -5,12 +5,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deq_nc.collapse import measure, scalars
+from deq_nc.collapse import measure, rows, scalars
 
 from .oracle import oracle
 
 N = 1_203  # one shape a (D, K) keeps compilation to a few; the mask leaves 3 padding rows out
 SHAPES = [(2, 2), (512, 2), (16, 3), (512, 10), (5, 10), (24, 25), (256, 100), (64, 200)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks():
+    """From D = 256 on the 1,203 rows are several blocks and a rest; the shapes are compiled in this module only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "BLOCK", 2**16)
+        yield
 
 
 def make(d, k, seed, noise, offset, ratio, minority=None):

@@ -1,5 +1,6 @@
 """Decisions by bounds are the decisions by products: against float64, on every path, and the share of each."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deq_nc.collapse import class_moments, decisions, make_probe
+from deq_nc.collapse import ClassMoments, class_moments, decisions, make_probe
 from deq_nc.collapse.decisions import by_projection, decide, decide_by_products, own_chosen, within_bounds
 
 K, D, N = 12, 64, 601
@@ -101,3 +102,27 @@ def test_a_direction_too_small_for_the_projection_is_not_called_sure(apart, clos
     for decided in (staged, products):
         for row in range(1 if w is None else 0, 2 if w is None else 3):
             np.testing.assert_array_equal(decided[row], want[row])
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["along the means", "along what W has outside them"])
+def test_bounds_end_just_before_the_decision_changes(outside):
+    """Two classes, a bias that moves the boundary towards class 0: Cauchy-Schwarz is tight along its normal."""
+    mc = np.zeros((2, D), np.float32)
+    mc[:, 0] = 1.5, -1.5
+    w = 0.5 * mc
+    w[:, 1] = (2.0, -2.0) if outside else 0
+    bias = np.array([0.0, 1.0], np.float32)  # the logits at mu_0 are 1.125 and -1.125 + 1
+    zero = jnp.zeros(2)
+    moments = ClassMoments(zero + 5, jnp.asarray(mc), jnp.zeros_like(mc), zero, jnp.zeros((), int))
+    probe = make_probe(moments, jnp.asarray(w), jnp.asarray(bias))
+    change = 1.25 / (4.0 if outside else 1.5)
+    e = np.zeros((3, D), np.float32)
+    e[:, 1 if outside else 0] = -change * np.array([0.95, 1.001, 1.2])
+    x, row = e @ probe.inverse, np.zeros(3, int)
+    logits = (mc[0] + e) @ w.T + bias
+    np.testing.assert_array_equal(logits.argmax(1), [0, 1, 1])
+    # within_bounds has a radius and a plane; each must hold alone
+    for radius in (probe.bounds.radius, zero):
+        alone = replace(probe, bounds=replace(probe.bounds, radius=radius))
+        sure = within_bounds(jnp.linalg.norm(x, axis=1), jnp.linalg.norm(e, axis=1), alone, row)
+        np.testing.assert_array_equal(sure, [True, False, False])
