@@ -102,7 +102,7 @@ def measure(
 def measure_arrays(features, labels, weights, bias, mask, majority, *, num_classes) -> Collapse:
     """`measure` without its checks, on arrays as `as_inputs` returns them."""
     with jax.default_matmul_precision("highest"):
-        probe = make_probe(class_moments(features, labels, num_classes, mask), weights, bias)
+        probe = make_probe(class_moments(features, labels, num_classes, mask, scatter=False), weights, bias)
         return summarise(probe, residual_sums(features, labels, probe, mask), majority)
 
 

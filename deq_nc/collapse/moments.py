@@ -3,9 +3,9 @@
 Letters: H [N, D] features, y [N] labels, K classes, n_k counts, mu_k class means, mu_G their unweighted mean.
 
 A class mean is kept as `origin + shift`: `origin` is one sample of the class, taken as it came (over several devices
-the largest of their samples, coordinate by coordinate), and `shift` the mean of h - origin. Differences of nearby
-floats are exact, so a common offset of 10^4 times the spread costs nothing, and a class whose samples are all equal
-has shift and scatter exactly 0.
+the largest of their means, coordinate by coordinate), and `shift` the mean of h - origin. Differences of nearby floats
+are exact, so a common offset of 10^4 times the spread costs nothing, and a class whose samples are all equal has shift
+and scatter exactly 0.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, Int
 
-from .rows import lane_count, sum_rows
+from .rows import over_lanes, sum_axis, sum_blocks
 
 
 @partial(
@@ -30,7 +29,8 @@ class ClassMoments:
     """Counts, means and within-class scatter of K classes in D dimensions; a pytree.
 
     count [K], origin [K, D] (a point among the samples; 0 where the class is empty), shift [K, D] (mean minus origin),
-    scatter [K] = sum_i ||h_i - mu_k||^2, outside: rows left out because their label is not in 0..K-1.
+    scatter [K] = sum_i ||h_i - mu_k||^2 (NaN: not asked for), outside: rows left out because their label is not in
+    0..K-1.
     """
 
     count: Array
@@ -76,50 +76,43 @@ def class_moments(
     labels: Int[Array, " N"],
     num_classes: int,
     mask: Bool[Array, " N"] | None = None,
+    *,
+    scatter: bool = True,
 ) -> ClassMoments:
     """Moments of each class of one batch: n_k, mu_k = (1/n_k) sum h_i, scatter_k = sum ||h_i - mu_k||^2.
 
     features [N, D], labels [N] in 0..K-1, mask [N] (False rows do not count, whatever they hold). Jit-able; any N, also
     features sharded over a mesh axis. Rows with a label outside 0..K-1 are counted in `outside` and left out.
-    Merge batches with `merge`.
+    scatter False leaves it NaN and the features are read once less. Merge batches with `merge`.
     """
     k, n = num_classes, features.shape[0]
     labels = labels.astype(jnp.int32)
     valid = jnp.ones(n, bool) if mask is None else mask
     inside = valid & (labels >= 0) & (labels < k)
     slot = jnp.where(inside, labels, jnp.where(valid, k, k + 1))  # class_sums drops the slots beyond its last
+    return over_lanes(partial(_moments, num_classes=k, scatter=scatter), merge_axis, features, slot)
+
+
+def _moments(features: Float[Array, "N D"], slot: Int[Array, " N"], num_classes: int, scatter: bool) -> ClassMoments:
+    """class_moments of one lane; slot: the class, K where the label is outside 0..K-1, K + 1 where masked."""
+    k, n = num_classes, len(features)
     row = jnp.minimum(slot, k - 1)
-    origin = jax.lax.stop_gradient(_origins(features, slot, k))  # origin + shift has the derivative of the mean
+    first = jax.ops.segment_min(jnp.arange(n), slot, k)
+    origin = jnp.where((first < n)[:, None], features[jnp.minimum(first, n - 1)], 0)
+    origin = jax.lax.stop_gradient(origin)  # origin + shift has the derivative of the mean
 
     def deviations(h: Array, slot: Array, row: Array) -> tuple[Array, Array]:
         return class_sums(h - origin[row], slot, k), class_sums(jnp.ones(len(h), h.dtype), slot, k + 1)
 
-    total, rows = sum_rows(deviations, k, features, slot, row)
+    total, rows = sum_blocks(deviations, k, features, slot, row)
     count, outside = rows[:k], rows[k].astype(jnp.int32)
     shift = total / jnp.maximum(count, 1)[:, None]
 
     def squares(h: Array, slot: Array, row: Array) -> Array:
         return class_sums(jnp.sum((h - origin[row] - shift[row]) ** 2, 1), slot, k)
 
-    scatter = sum_rows(squares, k, features, slot, row)
-    return ClassMoments(count, origin, shift, scatter, outside)
-
-
-def _origins(features: Float[Array, "N D"], slot: Int[Array, " N"], num_classes: int) -> Float[Array, "K D"]:
-    """The first sample of each class in each lane, then their largest coordinates; 0 where the class is empty."""
-    n = features.shape[0]
-    lanes = lane_count(n)
-
-    def first_samples(h: Array, slot: Array) -> Array:
-        first = jax.ops.segment_min(jnp.arange(len(h)), slot, num_classes)
-        return jnp.where((first < len(h))[:, None], h[jnp.minimum(first, len(h) - 1)], -jnp.inf)
-
-    samples = jax.vmap(first_samples)(features.reshape(lanes, n // lanes, -1), slot.reshape(lanes, -1))
-    return _no_class_to_zero(jnp.max(samples, 0))
-
-
-def _no_class_to_zero(origin: Array) -> Array:
-    return jnp.where(jnp.isneginf(origin), 0, origin)
+    spread = sum_blocks(squares, k, features, slot, row) if scatter else jnp.full_like(count, jnp.nan)
+    return ClassMoments(count, origin, shift, spread, outside)
 
 
 def merge(a: ClassMoments, b: ClassMoments) -> ClassMoments:
@@ -141,14 +134,19 @@ def merge(a: ClassMoments, b: ClassMoments) -> ClassMoments:
 
 
 def merge_axis(moments: ClassMoments, axis_name: str) -> ClassMoments:
-    """Merge over a mesh axis inside `shard_map`: every device gets the moments of all. Three reductions of [K, D]."""
+    """Merge over a mesh axis inside `shard_map`: every device gets the moments of all. Two reductions of [K, D].
+
+    The origin is the largest coordinates of the devices' means: as near to the mean as these are to each other, so that
+    sums of squares about it lose nothing. sum_j n_j ||a_j||^2 - n ||a||^2 for the means a_j seen from there.
+    """
     m = moments
-    origin = jax.lax.pmax(jnp.where(m.present[:, None], m.origin, -jnp.inf), axis_name)
-    origin = _no_class_to_zero(origin)
-    away = jnp.where(m.present[:, None], (m.origin - origin) + m.shift, 0)
-    packed, unravel = ravel_pytree((m.count, m.count[:, None] * away, m.outside.astype(m.count.dtype)))
-    count, total, outside = unravel(jax.lax.psum(packed, axis_name))
+    there = m.present[:, None]
+    origin = jax.lax.pmax(jnp.where(there, jax.lax.stop_gradient(m.means), -jnp.inf), axis_name)
+    origin = jnp.where(jnp.isneginf(origin), 0, origin)
+    away = jnp.where(there, (m.origin - origin) + m.shift, 0)
+    spread = m.scatter + m.count * jnp.sum(away * away, 1)
+    sums = m.count, m.count[:, None] * away, spread, m.outside.astype(m.count.dtype)
+    count, total, spread, outside = sum_axis(sums, axis_name)
     shift = total / jnp.maximum(count, 1)[:, None]
-    spread = jnp.sum((away - shift) ** 2, 1)
-    scatter = jax.lax.psum(m.scatter + m.count * spread, axis_name)
+    scatter = jnp.maximum(spread - count * jnp.sum(shift * shift, 1), 0)
     return ClassMoments(count, origin, shift, scatter, outside.astype(m.outside.dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from .decisions import decide, decide_by_products
 from .moments import class_sums
 from .probe import Probe
-from .rows import lane_count, sum_rows
+from .rows import lane_count, over_lanes, sum_axis, sum_blocks
 
 
 @jax.tree_util.register_dataclass
@@ -57,4 +58,4 @@ def residual_sums(
         values = jnp.concatenate([jnp.sum(x * x, 1)[None], square[None], decisions]).T
         return ResidualSums(*class_sums(values, slot, k).T)
 
-    return sum_rows(block, k, features, slot)
+    return over_lanes(partial(sum_blocks, block, k), sum_axis, features, slot)

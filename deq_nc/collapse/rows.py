@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 # at least as many rows as there are classes: it reads a [K, D] table. At K = 1000, D = 2048 both passes take .85 times
 # what they took with 256 rows.
 BLOCK = 2**20
+LANE = "lane of deq_nc.collapse"  # the axis name of over_lanes; no other vmap has it
 
 
 def lane_count(rows: int) -> int:
@@ -22,33 +23,34 @@ def lane_count(rows: int) -> int:
     return 1 if inside_shard_map or rows % jax.device_count() else jax.device_count()
 
 
-def sum_rows(f: Callable[..., Any], num_classes: int, features: Array, *columns: Array) -> Any:
-    """sum over blocks of f(features [B, D], *columns [B]), f giving a pytree of sums per class.
+def over_lanes(f: Callable[..., Any], merge: Callable[[Any, str], Any], *arrays: Array) -> Any:
+    """merge(f(rows of a lane), axis name) over the lanes, so that sharded rows are not moved; one lane: f alone."""
+    lanes = lane_count(len(arrays[0]))
+    if lanes == 1:  # under vmap a cond inside f would be a select
+        return f(*arrays)
+    split = (a.reshape(lanes, len(a) // lanes, *a.shape[1:]) for a in arrays)
+    return jax.vmap(lambda *rows: merge(f(*rows), LANE), axis_name=LANE, out_axes=None)(*split)
 
-    Rows are split into one lane per device before they are split into blocks, so that features sharded over their rows
-    are summed where they lie and meet in one reduction at the end, all leaves in one array. Any N. Reverse mode
-    recomputes inside f.
+
+def sum_axis(sums: Any, axis_name: str) -> Any:
+    """psum of a pytree, all leaves in one array: one reduction whatever the compiler combines."""
+    packed, unravel = ravel_pytree(sums)
+    return unravel(jax.lax.psum(packed, axis_name))
+
+
+def sum_blocks(f: Callable[..., Any], num_classes: int, features: Array, *columns: Array) -> Any:
+    """sum over blocks of f(features [B, D], *columns [B]), f giving a pytree of sums per class; any N.
+
+    Reverse mode recomputes inside f.
     """
     n, d = features.shape
-    lanes = lane_count(n)
-    per_lane = n // lanes
     block = max(BLOCK // d, num_classes, 128)
-    whole = per_lane // block
-    arrays = tuple(a.reshape(lanes, per_lane, *a.shape[1:]) for a in (features, *columns))
+    whole = n // block
     step = jax.checkpoint(f)
 
-    def lanewise(*blocks: Array) -> Any:
-        if lanes > 1:
-            return jax.vmap(step)(*blocks)
-        return jax.tree.map(lambda t: t[None], step(*(b[0] for b in blocks)))  # vmap would turn f's cond into a select
-
     def add(total: Any, j: Array) -> tuple[Any, None]:
-        blocks = [jax.lax.dynamic_slice_in_dim(a, j * block, block, 1) for a in arrays]
-        return jax.tree.map(jnp.add, total, lanewise(*blocks)), None
+        rows = [jax.lax.dynamic_slice_in_dim(a, j * block, block) for a in (features, *columns)]
+        return jax.tree.map(jnp.add, total, step(*rows)), None
 
-    tail = lanewise(*(a[:, whole * block :] for a in arrays))  # an empty tail gives the zeros that the sum starts from
-    total, _ = jax.lax.scan(add, tail, jnp.arange(whole)) if whole else (tail, None)
-    if lanes == 1:
-        return jax.tree.map(lambda t: t[0], total)
-    unravel = ravel_pytree(jax.tree.map(lambda t: t[0], total))[1]
-    return unravel(jnp.sum(jax.vmap(lambda t: ravel_pytree(t)[0])(total), 0))
+    tail = step(*(a[whole * block :] for a in (features, *columns)))  # none: the zeros that the sum starts from
+    return jax.lax.scan(add, tail, jnp.arange(whole))[0] if whole else tail

@@ -97,13 +97,39 @@ def test_sharded_features_agree_and_stay_where_they_are(data, devices):
     for name, value in scalars(f(*args)).items():
         assert value == pytest.approx(want[name], rel=1e-4, abs=1e-5), name
     if devices > 1:
-        text = f.lower(*args).compile().as_text()
-        for kind in ("all-gather", "all-to-all", "collective-permute"):
-            assert f" {kind}(" not in text and f" {kind}-start(" not in text
-        shapes = re.findall(r"= (.*) all-reduce(?:-start)?\(", text)
-        sizes = [[math.prod(map(int, s.split(","))) for s in re.findall(r"\[([0-9,]+)\]", shape)] for shape in shapes]
-        # origins (K x D), then one for each pass: deviations, counts and rows outside; five sums of each class
-        assert sorted(sizes) == [[5 * K], [K * D], [K * D + K + 1]], shapes
+        # means seen from each device (K x D), then one for each pass: deviations, counts, scatter (unasked for), rows
+        # outside; five sums of each class
+        assert reductions(f, *args) == [5 * K, K * D, K * D + 2 * K + 1]
+
+
+def reductions(f, *args):
+    """Sizes of the all-reduces of f compiled; no other communication."""
+    text = f.lower(*args).compile().as_text()
+    for kind in ("all-gather", "all-to-all", "collective-permute"):
+        assert f" {kind}(" not in text and f" {kind}-start(" not in text
+    shapes = re.findall(r"= (.*) all-reduce(?:-start)?\(", text)
+    return sorted(math.prod(map(int, s.split(","))) for shape in shapes for s in re.findall(r"\[([0-9,]+)\]", shape))
+
+
+@pytest.mark.parametrize("arranged", ["mixed", "sorted", "one class alone, elsewhere one sample of it"])
+def test_sharded_moments_take_two_reductions(data, arranged):
+    h, y, _ = data
+    order = np.arange(N) if arranged == "mixed" else np.argsort(y, kind="stable")
+    h, y = h[order], y[order].astype(np.int32)
+    if arranged.startswith("one"):  # a device's mean of class 0 is 5 from the others', 50 times their spread
+        y[-1] = 0
+    rows = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P("data"))
+    f = jax.jit(lambda h, y: class_moments(h, y, K), out_shardings=NamedSharding(rows.mesh, P()))
+    args = jax.device_put(h, rows), jax.device_put(y, rows)
+    check_moments(f(*args), h, y)
+    assert reductions(f, *args) == [K * D, K * D + 2 * K + 1]
+    merged = jax.shard_map(
+        lambda h, y: merge_axis(class_moments(h, y, K), "data"),
+        mesh=rows.mesh,
+        in_specs=P("data"),
+        out_specs=P(),
+    )
+    check_moments(jax.jit(merged)(*args), h, y)
 
 
 def test_shard_map_reduces_to_the_whole(data):
