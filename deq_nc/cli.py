@@ -145,7 +145,7 @@ class SweepOptions:
     updates: int | None = None
     """Settings whose epochs hold fewer updates than this get more epochs: imbalance leaves fewer images an epoch."""
     jobs: int | None = None
-    """Runs at a time. Default: one; with --grid on CPU, one a core."""
+    """Runs at a time, each an arm of a setting. Default: on CPU one a core, else one."""
     shard: str | None = None
     """I/N: the I-th of N parts of the sweep, for as many hosts or devices over one WORKDIR."""
 
@@ -172,8 +172,8 @@ def sweep_command(arguments: list[str]) -> int:
     initialize_hosts()
     # The longest first: what is left at the end is short, and no worker waits long for the last.
     mine = sorted(cells, key=lambda cell: -cell.steps)[part - 1 :: parts]
-    jobs = options.jobs or (_cores(len(mine)) if options.grid else 1)
-    stopped, failed = execute(mine, options.workdir, jobs)
+    jobs = options.jobs or _cores(len(mine))
+    stopped, failed = execute(mine, options.workdir, jobs, table=options.grid)
     for state in failed:
         _fail(f"{state.path}: {state.failure}")
     runs = [Path(run.workdir) for cell in cells for run in cell.runs]
@@ -200,7 +200,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def _cores(cells: int) -> int:
-    """Jobs of a grid: one a core on CPU, one in all on an accelerator or over several hosts."""
+    """Jobs of a sweep: one a core on CPU, one in all on an accelerator or over several hosts."""
     import jax
 
     if jax.default_backend() != "cpu" or jax.process_count() > 1:

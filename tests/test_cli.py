@@ -91,8 +91,8 @@ def test_data_show_prints_the_counts(capsys):
 
 
 def test_a_shrunk_recipe_trains_both_arms_and_makes_the_page(capsys, tmp_path, monkeypatch):
-    """The shipped digits recipe, three epochs of it, through the very command of `make train-imbalanced`."""
-    command = ["sweep", "digits", "--data.imbalance", "step", "--workdir", str(tmp_path), "--seeds", "1"]
+    """The shipped digits recipe, three epochs of it, by the command of `make train-imbalanced`, one run at a time."""
+    command = ["sweep", "digits", "--data.imbalance", "step", "--workdir", str(tmp_path), "--jobs", "1"]
     command += ["--train.epochs", "3", "--model.features", "16", "--model.inner", "16", "--model.width", "8"]
     assert main(command) == 0
     out = capsys.readouterr().out

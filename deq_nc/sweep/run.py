@@ -15,10 +15,11 @@ from deq_nc.training import is_leader, train
 CACHE = ".compiled"  # in the root of the runs
 
 
-def execute(cells: Sequence[Cell], root: Path, jobs: int) -> tuple[bool, list[State]]:
+def execute(cells: Sequence[Cell], root: Path, jobs: int, table: bool) -> tuple[bool, list[State]]:
     """Run what is not finished; (True if a signal stopped the sweep, the runs that failed).
 
-    A run that raises is recorded in its folder (failed.txt), the others go on; the next sweep tries it again.
+    A run that raises is recorded in its folder (failed.txt), the others go on; the next sweep tries it again. Where
+    several run at a time, `table` shows them as one table that moves, else each says its own lines.
     """
     root.mkdir(parents=True, exist_ok=True)
     if is_leader():
@@ -27,9 +28,9 @@ def execute(cells: Sequence[Cell], root: Path, jobs: int) -> tuple[bool, list[St
                 (Path(run.workdir) / FAILURE).unlink(missing_ok=True)
     watch = Watch(cells)
     left = [cell for cell in cells if any(not state.finished for state in watch.of(cell))]
-    with Live(watch, quiet=not is_leader(), table=jobs > 1) as live:
+    with Live(watch, quiet=not is_leader(), table=table and jobs > 1) as live:
         if jobs > 1:
-            stopped = work(left, jobs, str((root / CACHE).absolute()), live.tick, _lost)
+            stopped = work(left, jobs, str((root / CACHE).absolute()), table, live.tick, _lost)
         else:
             stopped = False
             for cell in left:

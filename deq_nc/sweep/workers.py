@@ -26,7 +26,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _start(cell: Cell, cpus: tuple[int, ...], cache: str) -> None:
+def _start(cell: Cell, cpus: tuple[int, ...], cache: str, quiet: bool) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if cpus:
         os.sched_setaffinity(0, cpus)  # before jax counts the cores to start its threads
@@ -37,11 +37,16 @@ def _start(cell: Cell, cpus: tuple[int, ...], cache: str) -> None:
     # Settings share the programs of their measurements, and a sweep that goes on compiles nothing again.
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    run_cell(cell, quiet=True)
+    run_cell(cell, quiet)
 
 
 def work(
-    cells: Sequence[Cell], jobs: int, cache: str, tick: Callable[[], Any], lost: Callable[[Cell, int], None]
+    cells: Sequence[Cell],
+    jobs: int,
+    cache: str,
+    quiet: bool,
+    tick: Callable[[], Any],
+    lost: Callable[[Cell, int], None],
 ) -> bool:
     """Run the cells, `jobs` at a time; True if SIGTERM or SIGINT stopped them (each saves its run first).
 
@@ -63,7 +68,7 @@ def work(
         while running or (waiting and not stopped):
             while waiting and slots and not stopped:
                 cell, cpus = waiting.pop(0), slots.pop()
-                process = CONTEXT.Process(target=_start, args=(cell, cpus, cache))
+                process = CONTEXT.Process(target=_start, args=(cell, cpus, cache, quiet))
                 process.start()
                 running[process.sentinel] = process, cell, cpus
             for sentinel in wait(list(running), timeout=TICK_SECONDS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ class Display:
         self.console = Console(quiet=quiet)
         self.name = f"{experiment.arm} seed {experiment.seed}"
         self.epochs, self.steps = experiment.train.epochs, steps_per_epoch
-        self.live = self.console.is_terminal and not quiet
+        # Several runs at a time, each in a worker process, would draw over each other's bar.
+        self.live = self.console.is_terminal and not quiet and multiprocessing.parent_process() is None
         self.nc1: float | None = None
         self._begun, self._begun_step, self._spoken = time.monotonic(), 0, time.monotonic()
         self._board = None if quiet else _tensorboard(folder)

@@ -17,6 +17,7 @@ from deq_nc.config import ConfigError, DataConfig, EquilibriumConfig, Experiment
 from deq_nc.data import DataError, load
 from deq_nc.sweep import check, execute, grid, sweep
 from deq_nc.sweep.status import FAILURE, Watch, read
+from deq_nc.training.progress import Display
 
 TINY = Experiment(
     recipe="tiny",
@@ -93,12 +94,15 @@ def test_a_failed_run_is_recorded_the_others_go_on_and_the_next_call_tries_again
 
     monkeypatch.setattr(module, "train", train)
     cells = sweep([TINY], ("explicit",), 2, tmp_path)
-    stopped, failed = execute(cells, tmp_path, 1)
+    stopped, failed = execute(cells, tmp_path, 1, table=False)
     broken, good = (tmp_path / "tiny-balanced" / f"explicit-seed{seed}" for seed in (0, 1))
     assert not stopped and [state.path for state in failed] == [broken]
     assert failed[0].failure == "RuntimeError: the loss went away" and "Traceback" in (broken / FAILURE).read_text()
     assert read(good, cells[0].steps).finished
-    assert execute(cells, tmp_path, 1) == (False, [])  # tries only what is not finished, and forgets the failure
+    assert execute(cells, tmp_path, 1, table=False) == (
+        False,
+        [],
+    )  # tries only what is not finished, and forgets the failure
     assert calls[-2:] == [("explicit", 0), ("explicit", 1)] and not (broken / FAILURE).exists()
 
     watch = Watch(cells)
@@ -131,6 +135,24 @@ def test_state_of_a_run_is_read_from_its_folder(tmp_path):
 def test_shard_must_be_one_of_its_parts(shard, capsys):
     assert main(["sweep", "digits", "--grid", "--shard", shard]) == 2
     assert "1/4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more, cells, table", [([], 2, False), (["--grid", "--ratios", "10"], 16, True)])
+def test_on_cpu_a_sweep_takes_every_core(tmp_path, monkeypatch, more, cells, table):
+    taken = []
+    monkeypatch.setattr("deq_nc.sweep.execute", lambda *args, **kwargs: taken.append((args, kwargs)) or (True, []))
+    for cores in (3, 64):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: range(cores), raising=False)
+        assert main(["sweep", "digits", "--workdir", str(tmp_path), *more]) == 0
+        (mine, root, jobs), kwargs = taken.pop()
+        assert len(mine) == cells and jobs == min(cores, cells) and kwargs == {"table": table}
+
+
+def test_runs_in_worker_processes_say_lines_and_draw_no_bar(monkeypatch, tmp_path):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the output for a terminal
+    assert Display(TINY, 10, tmp_path).live
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: object())
+    assert not Display(TINY, 10, tmp_path).live
 
 
 OPTIONS = (
