@@ -23,7 +23,7 @@ class Live:
         self.watch, self.console = watch, Console(quiet=quiet)
         shown = table and self.console.is_terminal and not quiet
         self._live = rich.live.Live(console=self.console, auto_refresh=False) if shown else None
-        self._spoken, self._begun = -math.inf, time.monotonic()
+        self._spoken, self._said, self._begun = -math.inf, "", time.monotonic()
         self._recent: dict[Any, tuple[int, float]] = {}
 
     def __enter__(self) -> Live:
@@ -42,9 +42,9 @@ class Live:
         self.watch.look()
         if self._live is not None:
             self._live.update(Group(self._table(), Text(self.line())), refresh=True)
-        elif time.monotonic() - self._spoken > PLAIN_SECONDS:
-            self._spoken = time.monotonic()
-            self.console.print(f"[sweep] {self.line()}", markup=False, highlight=False, soft_wrap=True)
+        elif time.monotonic() - self._spoken > PLAIN_SECONDS and (line := self.line()) != self._said:
+            self._spoken, self._said = time.monotonic(), line
+            self.console.print(f"[sweep] {line}", markup=False, highlight=False, soft_wrap=True)
 
     def line(self) -> str:
         """`12 of 200 runs done, 2 going on (...), 186 left, 0 failed, 0:12:34 gone, ETA 1:02:03`."""
