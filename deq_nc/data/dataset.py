@@ -5,6 +5,7 @@ Letters: N images of H x W pixels and C channels, K classes, n_k train images of
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,15 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return tuple(self.train_images.shape[1:])
+
+    def checksums(self) -> dict[str, str]:
+        """CRC-32 of the kept train and of the test images with their labels: which data they are, wherever they lie."""
+        pairs = {"train": (self.train_images, self.train_labels), "test": (self.test_images, self.test_labels)}
+        found = {}
+        for split, (images, labels) in pairs.items():
+            crc = zlib.crc32(np.ascontiguousarray(images), zlib.crc32(np.ascontiguousarray(labels)))
+            found[split] = f"{crc:08x}"
+        return found
 
 
 def load(config: DataConfig) -> Dataset:

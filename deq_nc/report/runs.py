@@ -59,6 +59,7 @@ class Run:
     summary: dict[str, Any] | None
     analysis: Mapping[str, np.ndarray] | None
     along: dict[str, list[dict[str, Any]]] | None = None  # collapse by layer and along the solve
+    data: dict[str, str] | None = None  # checksums of the train and the test images
 
     @property
     def arm(self) -> str:
@@ -164,7 +165,8 @@ def _read_run(path: Path) -> Run:
     archive = path / "analysis.npz"
     analysis = Arrays(archive) if summary is not None and archive.is_file() else None
     along = _read_json(path / "along.json") if summary is not None and (path / "along.json").is_file() else None
-    return Run(path, config, _read_history(path / "history.jsonl"), summary, analysis, along)
+    data = _read_json(path / "data.json") if (path / "data.json").is_file() else None
+    return Run(path, config, _read_history(path / "history.jsonl"), summary, analysis, along, data)
 
 
 def check_once(runs: Sequence[Run]) -> None:
@@ -179,10 +181,19 @@ def check_once(runs: Sequence[Run]) -> None:
 
 
 def check_together(runs: Sequence[Run], free: Sequence[str] = FREE) -> None:
-    """Raises ReportError where runs differ in another field of their configuration than `free`, or in versions."""
-    allowed = "arm and seed" if tuple(free) == FREE else "arm, seed, imbalance and its epochs"
+    """Raises ReportError where runs differ in another field of their configuration than `free`, in data or versions.
+
+    The folder of the data may differ where checksums say that they are the same.
+    """
+    one_setting = tuple(free) == FREE
+    allowed = "arm and seed" if one_setting else "arm, seed, imbalance and its epochs"
     for run in runs[1:]:
         differ = differing_fields(runs[0].config, run.config)
+        if runs[0].data is not None and run.data is not None:
+            differ.pop("data.dir", None)
+            for split in ("train", "test") if one_setting else ("test",):
+                if (pair := (runs[0].data.get(split), run.data.get(split)))[0] != pair[1]:
+                    differ[f"checksum of the {split} images"] = pair
         if differ := {name: values for name, values in differ.items() if name not in free}:
             raise ReportError(
                 f"report: expected runs of one setting (only {allowed} may differ), got {runs[0].path} and {run.path} "

@@ -25,6 +25,7 @@ class Cell:
     arm: str
     runs: tuple[Experiment, ...]  # one a seed, each with its folder in `workdir`
     steps: int  # training steps of each run
+    checksums: dict[str, str]  # of the images
 
 
 def grid(
@@ -57,9 +58,9 @@ def sweep(
 
     Raises DataError for a data set that is not there or leaves a class empty.
     """
-    steps = _steps([setting.data for setting in settings], [setting.train.batch_size for setting in settings])
     cells = []
-    for setting, count in zip(settings, steps):
+    for setting, dataset in zip(settings, _datasets([setting.data for setting in settings])):
+        count, checksums = steps_per_epoch(len(dataset.train_labels), setting.train.batch_size), dataset.checksums()
         epochs = max(setting.train.epochs, math.ceil(updates / count))
         setting = dataclasses.replace(setting, train=dataclasses.replace(setting.train, epochs=epochs))
         for arm in arms:
@@ -68,12 +69,12 @@ def sweep(
                 experiment = dataclasses.replace(setting, arm=arm, seed=seed)
                 folder = default_workdir(experiment, workdir)
                 runs.append(dataclasses.replace(experiment, workdir=str(folder)))
-            cells.append(Cell(folder.parent.name, arm, tuple(runs), count * epochs))
+            cells.append(Cell(folder.parent.name, arm, tuple(runs), count * epochs, checksums))
     return cells
 
 
-def _steps(data: Sequence[DataConfig], batch_sizes: Sequence[int]) -> list[int]:
-    """Steps an epoch of each setting. Raises DataError that lists every setting a class of which would be empty."""
+def _datasets(data: Sequence[DataConfig]) -> list[Dataset]:
+    """The data of each setting. Raises DataError that lists every setting a class of which would be empty."""
     found: list[Dataset] = []
     refused = []
     for config in data:
@@ -85,16 +86,16 @@ def _steps(data: Sequence[DataConfig], batch_sizes: Sequence[int]) -> list[int]:
             refused.append(f"KA={config.majority}, R={config.ratio:g}: {error}")
     if refused:
         raise DataError("some settings cannot be run.\n" + "\n".join(refused))
-    return [steps_per_epoch(len(each.train_labels), size) for each, size in zip(found, batch_sizes)]
+    return found
 
 
 def check(cells: Sequence[Cell]) -> None:
-    """Raises ConfigError if a run's folder holds another configuration, or results of other package versions."""
+    """Raises ConfigError if a run's folder holds another configuration, other data, or results of other versions."""
     now = versions()
     for cell in cells:
         for experiment in cell.runs:
             folder = RunFolder(Path(experiment.workdir))
-            folder.open(experiment, write=False)
+            folder.open(experiment, cell.checksums, write=False)
             if not folder.finished:
                 continue
             then = json.loads(folder.summary_path.read_text()).get("versions", {})

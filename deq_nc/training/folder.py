@@ -1,4 +1,5 @@
-"""A run folder: config.json, history.jsonl, checkpoints/, and when finished summary.json, analysis.npz, along.json."""
+"""A run folder: config.json, data.json (checksums of the images), history.jsonl, checkpoints/, and when finished
+summary.json, analysis.npz and along.json."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ import numpy as np
 
 from deq_nc.config import ConfigError, Experiment, differing_fields
 
-IGNORED = ("workdir",)  # fields that may differ when a run is continued: where it lies does not change its numbers
+# Fields that may differ when a run is continued: where it and its data lie does not change its numbers. What the data
+# are is in data.json; folders from before it have data.dir to go by.
+IGNORED = ("workdir", "data.dir")
 
 
 class RunFolder:
@@ -25,18 +28,21 @@ class RunFolder:
         self.summary_path = path / "summary.json"
         self.checkpoints = (path / "checkpoints").absolute()
 
-    def open(self, experiment: Experiment, write: bool = True) -> None:
-        """Create the folder (where `write`), or check that it belongs to this configuration.
+    def open(self, experiment: Experiment, checksums: dict[str, str] | None = None, write: bool = True) -> None:
+        """Create the folder (where `write`), or check that it belongs to this configuration and, by `checksums`, data.
 
         Raises ConfigError naming the fields that differ, or if the folder cannot be written.
         """
-        config = self.path / "config.json"
+        config, data = self.path / "config.json", self.path / "data.json"
         wanted = json.loads(experiment.to_json())
         if config.exists():
             # Read through Experiment: a field that is younger than the folder counts as its default.
-            found = json.loads(Experiment.from_json(json.dumps(_read_config(config))).to_json())
+            found = json.loads(Experiment.from_json(json.dumps(_read_json(config))).to_json())
             differing = differing_fields(found, wanted)
-            differing = {name: pair for name, pair in differing.items() if name not in IGNORED}
+            ignored = IGNORED if data.exists() else ("workdir",)
+            differing = {name: pair for name, pair in differing.items() if name not in ignored}
+            if data.exists() and checksums is not None:
+                differing |= differing_fields(_read_json(data), checksums, "checksum of the images, ")
             if differing:
                 lines = "\n".join(
                     f"  {name}: {old!r} in the folder, {new!r} asked" for name, (old, new) in differing.items()
@@ -55,6 +61,8 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if checksums is not None:
+                self.write_json(data.name, checksums)
             write_text(config, experiment.to_json())
         except OSError as error:
             raise ConfigError(
@@ -122,7 +130,7 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError):

@@ -54,7 +54,7 @@ def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> t
     folder = RunFolder(Path(experiment.workdir) if experiment.workdir else default_workdir(experiment))
     dataset = load(experiment.data)
     steps = steps_per_epoch(len(dataset.train_labels), experiment.train.batch_size)
-    folder.open(experiment, write=is_leader())
+    folder.open(experiment, dataset.checksums(), write=is_leader())
     display = Display(experiment, steps, folder.path, quiet=quiet or not is_leader())
     if folder.finished:
         display.say(f"already finished: {folder.path} (delete it to run again)")

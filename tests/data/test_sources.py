@@ -38,6 +38,21 @@ def test_statistics_are_of_the_kept_train_images():
     assert mean.tolist() == [1, 1] and std.tolist() == [1, 1]
 
 
+def test_checksums_tell_data_apart():
+    whole, step = load(DataConfig()), load(DataConfig(imbalance="step"))
+    assert whole.checksums() == load(DataConfig(dir="anywhere")).checksums()
+    assert (
+        whole.checksums()["test"] == step.checksums()["test"]
+        and whole.checksums()["train"] != step.checksums()["train"]
+    )
+    images = whole.test_images.copy()
+    images[7, 3, 3] += 1
+    changed = dataclasses.replace(whole, test_images=images).checksums()
+    relabelled = dataclasses.replace(whole, train_labels=np.roll(whole.train_labels, 1)).checksums()
+    for split, other in (("test", changed), ("train", relabelled)):
+        assert [name for name in other if other[name] != whole.checksums()[name]] == [split]
+
+
 def test_stratified_split_keeps_every_class_on_both_sides():
     labels = np.repeat([0, 1, 2], [2, 10, 100])
     train, test = stratified_split(labels, 0.3, 0)

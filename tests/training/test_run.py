@@ -104,6 +104,24 @@ def test_another_configuration_is_refused_by_field(finished):
         train(other, quiet=True)
 
 
+def test_data_may_move_but_not_change(finished):
+    experiment, folder = finished
+    moved = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, dir="elsewhere"))
+    assert train(moved, quiet=True)[1] == "already finished"
+    text = (folder / "data.json").read_text()
+    checksums = json.loads(text)
+    (folder / "data.json").write_text(json.dumps(checksums | {"train": "0123"}))
+    with pytest.raises(
+        ConfigError, match=f"checksum of the images, train: '0123' in the folder, '{checksums['train']}'"
+    ):
+        train(experiment, quiet=True)
+    (folder / "data.json").unlink()  # a folder from before the checksums
+    with pytest.raises(ConfigError, match="data.dir: None in the folder, 'elsewhere' asked"):
+        train(moved, quiet=True)
+    assert train(experiment, quiet=True)[1] == "already finished"
+    (folder / "data.json").write_text(text)
+
+
 def test_a_folder_older_than_a_field_is_continued(finished):
     experiment, folder = finished
     text = (folder / "config.json").read_text()
