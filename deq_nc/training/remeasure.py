@@ -16,11 +16,14 @@ from deq_nc.training.step import corpus
 
 
 def remeasure(path: Path) -> dict[str, Any]:
-    """One history line of the newest checkpoint in the run folder `path`. Raises ConfigError if there is none."""
+    """One history line of the newest checkpoint in the run folder `path`. Raises ConfigError if there
+    is none, or where the data are not those of the run.
+    """
     if not (path / "config.json").exists():
         raise ConfigError(f"run: expected a run folder with config.json, got {path}. `deq-nc train` makes one.")
     experiment = Experiment.from_json((path / "config.json").read_text())
     folder, dataset, mesh = RunFolder(path), load(experiment.data), data_mesh()
+    folder.open(experiment, dataset.checksums(), write=False)
     compiled = program(experiment, dataset, mesh)
     with Checkpoints(folder.checkpoints, experiment.train.keep_checkpoints) as checkpoints:
         state = checkpoints.restore(compiled.init(experiment.seed), mesh, print)

@@ -115,6 +115,8 @@ def test_data_may_move_but_not_change(finished):
         ConfigError, match=f"checksum of the images, train: '0123' in the folder, '{checksums['train']}'"
     ):
         train(experiment, quiet=True)
+    with pytest.raises(ConfigError, match="checksum of the images, train: '0123'"):
+        remeasure(folder)
     (folder / "data.json").unlink()  # a folder from before the checksums
     with pytest.raises(ConfigError, match="data.dir: None in the folder, 'elsewhere' asked"):
         train(moved, quiet=True)
