@@ -16,8 +16,9 @@ from deq_nc.training.step import corpus
 
 
 def remeasure(path: Path) -> dict[str, Any]:
-    """One history line of the newest checkpoint in the run folder `path`. Raises ConfigError if there
-    is none, or where the data are not those of the run.
+    """One history line of the newest checkpoint in the run folder `path`.
+
+    Raises ConfigError if there is none, or where the images are not those of the run.
     """
     if not (path / "config.json").exists():
         raise ConfigError(f"run: expected a run folder with config.json, got {path}. `deq-nc train` makes one.")
