@@ -2,7 +2,7 @@
 
 Letters: H [N, D] features, y [N] labels, K classes, n_k counts, mu_k class means, mu_G their unweighted mean.
 
-A class mean is kept as `origin + shift`: `origin` is one sample of the class, taken as it came (over several devices
+A class mean is kept as `origin + shift`: `origin` is one sample of the class, taken as it came (over many devices
 the largest of their means, coordinate by coordinate), and `shift` the mean of h - origin. Differences of nearby floats
 are exact, so a common offset of 10^4 times the spread costs nothing, and a class whose samples are all equal has shift
 and scatter exactly 0.
@@ -16,9 +16,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, Int
 
 from .rows import over_lanes, sum_axis, sum_blocks
+
+# Numbers that merge_axis sums at once; 8 devices, K = 100, D = 512 are 0.8 million. By calculation, not measured: 4 MB
+# over links of 100 GB/s take some 60 us, a second reduction 30 to 60 us to start.
+SLOTS = 2**20
 
 
 @partial(
@@ -134,12 +139,27 @@ def merge(a: ClassMoments, b: ClassMoments) -> ClassMoments:
 
 
 def merge_axis(moments: ClassMoments, axis_name: str) -> ClassMoments:
-    """Merge over a mesh axis inside `shard_map`: every device gets the moments of all. Two reductions of [K, D].
+    """Merge over a mesh axis inside `shard_map`: every device gets the moments of all.
 
-    The origin is the largest coordinates of the devices' means: as near to the mean as these are to each other, so that
-    sums of squares about it lose nothing. sum_j n_j ||a_j||^2 - n ||a||^2 for the means a_j seen from there.
+    One reduction where the moments of all devices are few (at most SLOTS numbers): a sum to which each adds its own in
+    a place of their own, for `merge` to fold. Beyond, two reductions of [K, D].
     """
-    m = moments
+    size = jax.lax.axis_size(axis_name)
+    packed, unravel = ravel_pytree(moments)
+    if size * packed.size > SLOTS:
+        return _merge_by_sums(moments, axis_name)
+    mine = jnp.arange(size)[:, None] == jax.lax.axis_index(axis_name)
+    parts = jax.vmap(unravel)(jax.lax.psum(jnp.where(mine, packed[None], 0), axis_name))
+    first, rest = jax.tree.map(lambda t: t[0], parts), jax.tree.map(lambda t: t[1:], parts)
+    return jax.lax.scan(lambda whole, part: (merge(whole, part), None), first, rest)[0]
+
+
+def _merge_by_sums(m: ClassMoments, axis_name: str) -> ClassMoments:
+    """merge_axis by sums about a point on which the devices agree before: the largest coordinates of their means.
+
+    It is as near to the mean as these are to each other, so that sums of squares about it lose little:
+    sum_j n_j ||a_j||^2 - n ||a||^2 for the means a_j seen from there.
+    """
     there = m.present[:, None]
     origin = jax.lax.pmax(jnp.where(there, jax.lax.stop_gradient(m.means), -jnp.inf), axis_name)
     origin = jnp.where(jnp.isneginf(origin), 0, origin)

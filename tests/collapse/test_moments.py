@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import deq_nc.collapse.moments as moments_module
 from deq_nc.collapse import class_moments, make_probe, measure, merge, merge_axis, residual_sums, scalars, summarise
 
 N, D, K = 640, 12, 5
@@ -97,9 +98,8 @@ def test_sharded_features_agree_and_stay_where_they_are(data, devices):
     for name, value in scalars(f(*args)).items():
         assert value == pytest.approx(want[name], rel=1e-4, abs=1e-5), name
     if devices > 1:
-        # means seen from each device (K x D), then one for each pass: deviations, counts, scatter (unasked for), rows
-        # outside; five sums of each class
-        assert reductions(f, *args) == [5 * K, K * D, K * D + 2 * K + 1]
+        # one for each pass: the moments of eight parts; five sums of each class
+        assert reductions(f, *args) == [5 * K, 8 * (2 * K * D + 2 * K + 1)]
 
 
 def reductions(f, *args):
@@ -111,8 +111,10 @@ def reductions(f, *args):
     return sorted(math.prod(map(int, s.split(","))) for shape in shapes for s in re.findall(r"\[([0-9,]+)\]", shape))
 
 
+@pytest.mark.parametrize("slots", [moments_module.SLOTS, 0], ids=["few", "many"])
 @pytest.mark.parametrize("arranged", ["mixed", "sorted", "one class alone, elsewhere one sample of it"])
-def test_sharded_moments_take_two_reductions(data, arranged):
+def test_sharded_moments_take_one_reduction_or_two(data, monkeypatch, arranged, slots):
+    monkeypatch.setattr(moments_module, "SLOTS", slots)
     h, y, _ = data
     order = np.arange(N) if arranged == "mixed" else np.argsort(y, kind="stable")
     h, y = h[order], y[order].astype(np.int32)
@@ -122,7 +124,7 @@ def test_sharded_moments_take_two_reductions(data, arranged):
     f = jax.jit(lambda h, y: class_moments(h, y, K), out_shardings=NamedSharding(rows.mesh, P()))
     args = jax.device_put(h, rows), jax.device_put(y, rows)
     check_moments(f(*args), h, y)
-    assert reductions(f, *args) == [K * D, K * D + 2 * K + 1]
+    assert reductions(f, *args) == ([8 * (2 * K * D + 2 * K + 1)] if slots else [K * D, K * D + 2 * K + 1])
     merged = jax.shard_map(
         lambda h, y: merge_axis(class_moments(h, y, K), "data"),
         mesh=rows.mesh,
