@@ -118,7 +118,7 @@ def test_sharded_moments_take_one_reduction_or_two(data, monkeypatch, arranged, 
     h, y, _ = data
     order = np.arange(N) if arranged == "mixed" else np.argsort(y, kind="stable")
     h, y = h[order], y[order].astype(np.int32)
-    if arranged.startswith("one"):  # a device's mean of class 0 is 5 from the others', 50 times their spread
+    if arranged.startswith("one"):  # a device's mean of class 0 is about 5 from the others', 50 times their spread
         y[-1] = 0
     rows = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P("data"))
     f = jax.jit(lambda h, y: class_moments(h, y, K), out_shardings=NamedSharding(rows.mesh, P()))
