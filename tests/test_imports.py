@@ -8,15 +8,16 @@ import pytest
 ROOT = Path(__file__).parents[1] / "deq_nc"
 ALLOWED = {
     "config": set(),
+    "sample": set(),
     "collapse": set(),
     "theory": set(),
     "losses": set(),
     "equilibrium": {"config"},
-    "data": {"config"},
+    "data": {"config", "sample"},
     "models": {"equilibrium", "config"},
-    "training": {"models", "data", "collapse", "losses", "equilibrium", "config"},
+    "training": {"models", "data", "collapse", "losses", "equilibrium", "config", "sample"},
     "sweep": {"training", "data", "config"},
-    "report": {"collapse", "theory", "config"},
+    "report": {"collapse", "theory", "config", "sample"},
 }
 HOMES = {"jaxopt": {"equilibrium"}, "flax": {"models"}, "orbax": {"training"}, "tensorflow_datasets": {"data"}}
 
