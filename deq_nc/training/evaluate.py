@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from deq_nc.collapse import Collapse, measure
 from deq_nc.data import Batch, gather
 from deq_nc.equilibrium import amplification, spectral_radius
-from deq_nc.losses import LOSSES
+from deq_nc.losses import find_loss
 from deq_nc.models import Network
 from deq_nc.training.step import Corpus
 
@@ -63,6 +63,13 @@ def summary(part: Features) -> dict[str, Array]:
     }
 
 
+@jax.jit
+def all_finite(state: Any) -> Array:
+    """True if no number of a state (weights, statistics, momentum, logs) is NaN or infinite; bool []."""
+    numbers = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.asarray([jnp.isfinite(leaf).all() for leaf in numbers]))
+
+
 def classifier(params: Any) -> tuple[Array, Array]:
     """W [K, D] and bias [K] of a network's parameters."""
     return params["classifier"]["kernel"].T, params["classifier"]["bias"]
@@ -88,7 +95,7 @@ def make_collapse(num_classes: int) -> Callable[[Features, Any, Array | None], C
 
 def make_forward(network: Network) -> Callable[[Any, Batch, Array], Features]:
     """forward(variables, batch, counts): one batch in eval mode."""
-    loss_of = LOSSES[network.experiment.train.loss]
+    loss_of = find_loss(network.experiment.train.loss)
 
     def forward(variables: Any, batch: Batch, counts: Array) -> Features:
         output = network.apply(variables, batch.image, False)

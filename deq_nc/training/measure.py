@@ -23,6 +23,7 @@ from deq_nc.training.step import Corpus, corpus
 
 Array = jax.Array
 SPECTRUM_EXAMPLES = 32  # spectral radius and amplification are measured on the first so many training images
+MUST_BE_FINITE = ("train_loss", "test_loss")
 SAVED_FEATURES = 5000  # rows of each set kept in analysis.npz
 
 
@@ -52,7 +53,9 @@ class Measurer:
         )
 
     def line(self, state: TrainState, logs: Logs) -> dict[str, float | None]:
-        """The measured part of one history line; a key without meaning for the arm is None."""
+        """The measured part of one history line; None for a key without meaning for the arm and for a metric that is
+        not defined (0 / 0). A loss that is not finite stays what it is: it is for the caller to refuse.
+        """
         program = self.program
         train, test = self.features(state)
         trained, tested = jax.device_get((program.summary(train), program.summary(test)))
@@ -81,7 +84,7 @@ class Measurer:
             "spectral_radius": float(program.radius(*self._few(state)).max()) if solves else None,
         }
         line |= {name: value if solves else None for name, value in evidence.items()}
-        return {name: None if value is None or math.isnan(value) else value for name, value in line.items()}
+        return {name: value if name in MUST_BE_FINITE else _finite(value) for name, value in line.items()}
 
     def analysis(self, state: TrainState) -> dict[str, np.ndarray]:
         """What the figures of a finished run need, as NumPy arrays (analysis.npz)."""
@@ -143,6 +146,10 @@ class Measurer:
 
 def _variables(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _accuracy_per_class(part: Features, num_classes: int) -> np.ndarray:

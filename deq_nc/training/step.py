@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from deq_nc.data import Batch, Dataset, epoch_permutation, gather
 from deq_nc.equilibrium import AdjointStats, adjoint_probe, jacobian_penalty
-from deq_nc.losses import LOSSES
+from deq_nc.losses import find_loss
 from deq_nc.models import Network, Problem
 from deq_nc.training.mesh import padded, replicated, split
 from deq_nc.training.optimizer import optimizer
@@ -72,7 +72,7 @@ def make_train_step(
     The batch is drawn, augmented and normalised inside; its rows are divided over the mesh and padded to it.
     """
     experiment = network.experiment
-    config, loss_of = experiment.train, LOSSES[experiment.train.loss]
+    config, loss_of = experiment.train, find_loss(experiment.train.loss)
     update = optimizer(config, steps)
     rows = padded(config.batch_size, mesh)
 
