@@ -16,8 +16,9 @@ ALLOWED = {
     "equilibrium": {"config"},
     "data": {"config", "sample"},
     "models": {"equilibrium", "config"},
-    "training": {"models", "data", "collapse", "losses", "equilibrium", "config", "sample"},
-    "sweep": {"training", "data", "config"},
+    "runs": {"config"},
+    "training": {"runs", "models", "data", "collapse", "losses", "equilibrium", "config", "sample"},
+    "sweep": {"training", "runs", "data", "config"},
     "report": {"collapse", "theory", "config", "npz", "sample"},
 }
 HOMES = {"jaxopt": {"equilibrium"}, "flax": {"models"}, "orbax": {"training"}, "tensorflow_datasets": {"data"}}

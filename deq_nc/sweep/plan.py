@@ -14,7 +14,8 @@ from pathlib import Path
 
 from deq_nc.config import ConfigError, DataConfig, Experiment
 from deq_nc.data import DataError, Dataset, load, steps_per_epoch
-from deq_nc.training import RunFolder, default_workdir, versions
+from deq_nc.runs import RunFolder, default_workdir
+from deq_nc.training import versions
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def check(cells: Sequence[Cell]) -> None:
     for cell in cells:
         for experiment in cell.runs:
             folder = RunFolder(Path(experiment.workdir))
-            folder.open(experiment, cell.checksums, write=False)
+            folder.check(experiment, cell.checksums)
             if not folder.finished:
                 continue
             then = json.loads(folder.summary_path.read_text()).get("versions", {})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deq_nc.runs import RunFolder
+from deq_nc.runs.history import last_step
 from deq_nc.sweep.plan import Cell
 
 FAILURE = "failed.txt"  # in a run's folder: why its last attempt ended
@@ -25,26 +26,10 @@ class State:
 
 def read(path: Path, steps: int) -> State:
     """The state of the run folder `path`; reads no more than the end of its history."""
-    if (path / "summary.json").exists():
+    folder = RunFolder(path)
+    if folder.finished:
         return State(path, steps, True, None)
-    failure = path / FAILURE
-    lines = failure.read_text().strip().splitlines() if failure.exists() else []
-    return State(path, _last_step(path / "history.jsonl"), False, lines[-1] if lines else None)
-
-
-def _last_step(history: Path) -> int:
-    if not history.exists():
-        return 0
-    with history.open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(file.tell() - 8192, 0))
-        lines = file.read().splitlines()
-    for line in reversed(lines):
-        try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return 0
+    return State(path, last_step(folder.history_path), False, folder.failure())
 
 
 class Watch:

@@ -1,12 +1,11 @@
 """The story of a run: mesh, state, step, measurement, checkpoints, progress; read `loop.py` from top to bottom.
 
 `mesh` is the only place where shardings are written; `step` and `evaluate` hold the functions that `program` compiles,
-`measure` turns a state into numbers, `folder` and `checkpoint` keep what is on disk, `progress` is what a person sees.
+`measure` turns a state into numbers, `checkpoint` keeps states on disk, `progress` is what a person sees.
 """
 
-from deq_nc.training.folder import RunFolder, default_workdir
 from deq_nc.training.loop import TrainingError, train
 from deq_nc.training.mesh import initialize_hosts, is_leader
 from deq_nc.training.versions import versions
 
-__all__ = ["RunFolder", "TrainingError", "default_workdir", "initialize_hosts", "is_leader", "train", "versions"]
+__all__ = ["TrainingError", "initialize_hosts", "is_leader", "train", "versions"]

@@ -23,8 +23,8 @@ from deq_nc.config import ConfigError, Experiment
 from deq_nc.data import Dataset, load, steps_per_epoch
 from deq_nc.losses import LOSSES
 from deq_nc.models import count_parameters
+from deq_nc.runs import RunFolder, default_workdir
 from deq_nc.training.checkpoint import Checkpoints
-from deq_nc.training.folder import RunFolder, default_workdir
 from deq_nc.training.measure import Measurer
 from deq_nc.training.mesh import agreed, data_mesh, is_leader, preempted_anywhere
 from deq_nc.training.optimizer import schedule
@@ -54,7 +54,8 @@ def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> t
     folder = RunFolder(Path(experiment.workdir) if experiment.workdir else default_workdir(experiment))
     dataset = load(experiment.data)
     steps = steps_per_epoch(len(dataset.train_labels), experiment.train.batch_size)
-    folder.open(experiment, dataset.checksums(), write=is_leader())
+    if not folder.check(experiment, dataset.checksums()) and is_leader():
+        folder.claim(experiment, dataset.checksums())
     display = Display(experiment, steps, folder.path, quiet=quiet or not is_leader())
     if folder.finished:
         display.say(f"already finished: {folder.path} (delete it to run again)")
@@ -80,7 +81,9 @@ def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> t
         restored = checkpoints.restore(state, mesh, display.say)
         state = state if restored is None else restored
         begun = int(state.step)
-        history = folder.rewind(begun, write=is_leader())
+        history = [line for line in folder.history().lines if line["step"] <= begun]
+        if is_leader():
+            folder.write_history(history)
         if begun:
             display.say(f"goes on at step {begun} (epoch {begun / steps:.1f} of {experiment.train.epochs})")
         seconds, started, saved = (history[-1]["seconds"] if history else 0.0), time.monotonic(), time.monotonic()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deq_nc.config import ConfigError, Experiment
+from deq_nc.config import ConfigError
 from deq_nc.data import load
+from deq_nc.runs import RunFolder
 from deq_nc.training.checkpoint import Checkpoints
-from deq_nc.training.folder import RunFolder
 from deq_nc.training.measure import Measurer
 from deq_nc.training.mesh import data_mesh
 from deq_nc.training.program import program
@@ -22,9 +22,9 @@ def remeasure(path: Path) -> dict[str, Any]:
     """
     if not (path / "config.json").exists():
         raise ConfigError(f"run: expected a run folder with config.json, got {path}. `deq-nc train` makes one.")
-    experiment = Experiment.from_json((path / "config.json").read_text())
+    experiment = RunFolder(path).experiment()
     folder, dataset, mesh = RunFolder(path), load(experiment.data), data_mesh()
-    folder.open(experiment, dataset.checksums(), write=False)
+    folder.check(experiment, dataset.checksums())
     compiled = program(experiment, dataset, mesh)
     with Checkpoints(folder.checkpoints, experiment.train.keep_checkpoints) as checkpoints:
         state = checkpoints.restore(compiled.init(experiment.seed), mesh, print)

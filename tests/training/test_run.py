@@ -276,7 +276,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(i
 def test_a_full_disk_is_said_and_nothing_is_lost(finished, in_folder, monkeypatch):
     import errno
 
-    from deq_nc.training.folder import RunFolder
+    from deq_nc.runs import RunFolder
 
     _, folder = finished
     experiment = in_folder()

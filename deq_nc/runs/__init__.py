@@ -1,0 +1,28 @@
+"""What a run folder holds, and how it is read and written; nothing here knows jax.
+
+A run folder: config.json, data.json (checksums of the images), history.jsonl (a line a measurement), checkpoints/, and
+when finished summary.json, analysis.npz and along.json; failed.txt says why the last attempt of a sweep ended, .lock
+who is at work, damaged/ keeps what could not be read. Whoever writes holds the folder's `Lock`; readers write nothing,
+and delete nothing. A file is written whole or not at all.
+"""
+
+from deq_nc.runs.files import RunError, disk_full, patiently, read_json, write_json, write_text
+from deq_nc.runs.folder import RunFolder, default_workdir, setting
+from deq_nc.runs.history import History, read_history
+from deq_nc.runs.lock import Held, Lock
+
+__all__ = [
+    "Held",
+    "History",
+    "Lock",
+    "RunError",
+    "RunFolder",
+    "default_workdir",
+    "disk_full",
+    "patiently",
+    "read_history",
+    "read_json",
+    "setting",
+    "write_json",
+    "write_text",
+]

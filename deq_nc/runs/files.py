@@ -1,0 +1,104 @@
+"""Files whole or not at all, patience with disks, and what an error of the system means."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deq_nc.config import ConfigError
+
+T = TypeVar("T")
+
+# Errors of a disk that may pass, a network disk's above all: they say nothing about what the file holds.
+PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.ENFILE, errno.EMFILE, errno.EBUSY}
+PAUSES = (0.1, 0.5, 2.0)  # seconds between tries
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class RunError(ConfigError):
+    """A file of a run folder that cannot be used; the message says which, what came, and what to do."""
+
+
+def patiently(read: Callable[[], T], pauses: tuple[float, ...] = PAUSES) -> T:
+    """`read()`, tried again after each pause where the error may pass. Raises OSError where it does not."""
+    for pause in pauses:
+        try:
+            return read()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            time.sleep(pause)
+    return read()
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk or an exhausted quota is behind an error; libraries wrap it, some into bare text."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(words in str(error) for words in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a regular file. Raises RunError for anything else at that place, or an error that does not pass."""
+    try:
+        if path.exists() and not path.is_file():
+            raise RunError(f"{path}: expected a file, got something else of that name. Leave this folder out.")
+        return patiently(path.read_bytes)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}. Nothing was changed; try again.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file. Raises RunError where the file is damaged or cannot be read."""
+    try:
+        value = json.loads(read_bytes(path).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"{path}: expected JSON, got: {error}. The file is damaged.") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path}: expected a JSON object, got {type(value).__name__}. The file is damaged.")
+    return value
+
+
+def write_with(path: Path, write: Callable[[Any], Any]) -> None:
+    """`write(file)` into a draft beside `path`, synced, then renamed over it."""
+    draft = path.with_name(path.name + ".tmp")
+    with draft.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_with(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(strict(value), indent=2) + "\n")
+
+
+def strict(value: Any) -> Any:
+    """`value` as JSON can hold it: a number that is not finite is null."""
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def checksum(data: bytes) -> str:
+    """32 hex digits of BLAKE2b."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

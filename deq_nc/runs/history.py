@@ -1,0 +1,72 @@
+"""history.jsonl: a line a measurement, steps ascending. One reader, which says where a file stops being sound."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deq_nc.runs.files import read_bytes, strict
+
+Line = dict[str, Any]
+
+
+class History(NamedTuple):
+    """The lines before the first damaged one, and what is wrong with that one (None where all are sound)."""
+
+    lines: list[Line]
+    damage: str | None
+
+    @property
+    def step(self) -> int:
+        return self.lines[-1]["step"] if self.lines else 0
+
+
+def read_history(path: Path) -> History:
+    """The history at `path`, empty where there is no file. Raises RunError where it cannot be read at all.
+
+    A last line without its end is what a killed run leaves: it is dropped, and is no damage.
+    """
+    if not path.exists():
+        return History([], None)
+    texts = read_bytes(path).split(b"\n")
+    tail, lines = texts.pop(), []
+    for number, text in enumerate(texts, start=1):
+        line, wrong = _parse(text, lines[-1] if lines else None)
+        if line is None:
+            return History(lines, f"line {number} of {len(texts)}: {wrong}")
+        lines.append(line)
+    line, _ = _parse(tail, lines[-1] if lines else None)
+    return History(lines if line is None else [*lines, line], None)
+
+
+def last_step(path: Path) -> int:
+    """Step of the last whole line, by the end of the file alone; 0 where there is none. For a glance, often."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(file.tell() - 8192, 0))
+            texts = file.read().splitlines()
+    except OSError:
+        return 0
+    for text in reversed(texts):
+        line, _ = _parse(text, None, keys=("step",))
+        if line is not None:
+            return line["step"]
+    return 0
+
+
+def dump(lines: list[Line]) -> str:
+    return "".join(json.dumps(strict(line)) + "\n" for line in lines)
+
+
+def _parse(text: bytes, before: Line | None, keys: tuple[str, ...] = ("epoch", "step")) -> tuple[Line | None, str]:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, f"expected a JSON object, got {text[:40]!r}"
+    if not isinstance(line, dict) or any(type(line.get(key)) is not int or line[key] < 0 for key in keys):
+        return None, f"expected an object with {' and '.join(keys)}, got {text[:40]!r}"
+    if before is not None and any(line[key] <= before[key] for key in keys):
+        return None, f"expected a step after {before['step']}, got {line['step']}"
+    return line, ""

@@ -1,0 +1,93 @@
+"""One writer a folder: while a holder lives, and no longer."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from deq_nc.config import ConfigError
+from deq_nc.runs import Held, Lock
+from deq_nc.runs import lock as module
+from deq_nc.runs.lock import holder_of
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from deq_nc.runs import Lock
+with Lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def holder(folder):
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_the_second_is_told_who_holds_the_folder_and_a_dead_holder_stops_nobody(tmp_path):
+    folder = tmp_path / "run"
+    with holder(folder) as process:
+        with pytest.raises(Held, match=rf"in use by process {process.pid} on .* since 2"), Lock(folder):
+            pass
+        assert str(process.pid) in holder_of(folder)
+    assert (folder / module.NAME).exists() and holder_of(folder) is None
+    with Lock(folder) as lock:
+        assert not lock.lost
+    assert not (folder / module.NAME).exists()
+
+
+def test_who_waits_gets_it_when_the_other_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    said = []
+    with holder(tmp_path) as process:
+
+        def say(text):
+            said.append(text)
+            process.kill()
+
+        with Lock(tmp_path, wait=True, say=say):
+            assert len(said) == 1 and "waiting" in said[0]
+
+
+def test_two_locks_of_one_process_exclude_each_other(tmp_path):
+    with Lock(tmp_path), pytest.raises(Held, match=str(os.getpid())), Lock(tmp_path):
+        pass
+
+
+def test_a_lease_of_another_host_holds_while_it_is_renewed(tmp_path):
+    """As on a disk whose locks end at the host: the file is there, unlocked, of another machine."""
+    path = tmp_path / module.NAME
+    path.write_text(json.dumps({"host": "far", "machine": "far", "pid": 7, "since": "then"}))
+    with pytest.raises(Held, match="process 7 on far since then"), Lock(tmp_path):
+        pass
+    assert holder_of(tmp_path) == "process 7 on far since then"
+    old = time.time() - module.LEASE_SECONDS - 1
+    os.utime(path, (old, old))
+    assert holder_of(tmp_path) is None
+    with Lock(tmp_path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_that_was_taken_away_is_known_and_not_removed(tmp_path):
+    with Lock(tmp_path) as lock:
+        (tmp_path / module.NAME).unlink()
+        (tmp_path / module.NAME).write_text("somebody else's")
+        assert lock.lost
+    assert (tmp_path / module.NAME).read_text() == "somebody else's"
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write to .*file"), Lock(tmp_path / "file"):
+        pass
