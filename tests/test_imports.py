@@ -12,7 +12,7 @@ ALLOWED = {
     "npz": set(),
     "collapse": {"npz"},
     "theory": set(),
-    "losses": set(),
+    "losses": {"config"},
     "equilibrium": {"config"},
     "data": {"config", "sample"},
     "models": {"equilibrium", "config"},
