@@ -3,14 +3,21 @@
 Letters: K classes, KA majority classes, R = n_A / n_B the imbalance ratio, D the feature dimension.
 Every field is an option of the command line under the same name, dots between levels and dashes for underscores
 (`--train.batch-size 128`). Nothing here imports jax, so that a mistake is reported before anything slow starts.
+Types are checked by the annotations, ranges by each class.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import math
+import operator
+import re
+import types
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from numbers import Integral, Real
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Arm = Literal["deq", "explicit", "unrolled", "residual"]
 Solver = Literal["anderson", "fixed_point", "broyden"]
@@ -24,12 +31,21 @@ CellNorm = Literal["none", "batch"]
 Dtype = Literal["float32", "bfloat16"]
 Schedule = Literal["collapse", "paper", "cosine"]
 Decay = Literal["coupled", "decoupled"]
+Loss = Literal["cross_entropy", "mse", "logit_adjusted"]  # the keys of losses.LOSSES
 Augment = Literal["none", "crop", "crop_flip"]
 
 ARMS: tuple[str, ...] = get_args(Arm)
+INTEGERS = 2**31  # jax counts and seeds in 32 bits
+FLOATS = 3.4e38  # and computes in float32
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """Base of what a user can mend: a command shows the message alone and leaves with `exit_code`."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError, ValueError):
     """A value that no experiment can run with; the message says what was expected, what came and what to do."""
 
 
@@ -38,9 +54,30 @@ def _require(ok: bool, name: str, expected: str, came: Any, do: str) -> None:
         raise ConfigError(f"{name}: expected {expected}, got {came!r}. {do}")
 
 
-def _require_known(name: str, came: Any, kind: Any) -> None:
-    known = get_args(kind)
-    _require(came in known, name, "one of " + ", ".join(map(str, known)), came, "Choose one of these.")
+@functools.cache
+def _kinds(config: type) -> dict[str, Any]:
+    return get_type_hints(config)
+
+
+def _check_types(config: Any, prefix: str) -> None:
+    """Every field of `config` by its annotation: integers are integers, numbers finite, names known."""
+    for name, kind in _kinds(type(config)).items():
+        came, name = getattr(config, name), prefix + name
+        if get_origin(kind) is types.UnionType:  # KIND | None
+            if came is None:
+                continue
+            kind = get_args(kind)[0]
+        if get_origin(kind) is Literal:
+            known = get_args(kind)
+            _require(came in known, name, "one of " + ", ".join(known), came, "Choose one of these.")
+        elif kind is int:
+            ok = isinstance(came, Integral) and not isinstance(came, bool)
+            _require(ok and -INTEGERS < came < INTEGERS, name, "an integer below 2^31", came, "jax counts in 32 bits.")
+        elif kind is float:
+            ok = isinstance(came, Real) and not isinstance(came, bool) and math.isfinite(came) and abs(came) <= FLOATS
+            _require(ok, name, "a finite number", came, "float32 ends at 3.4e38.")
+        else:
+            _require(isinstance(came, kind), name, f"a {kind.__name__}", came, "See `deq-nc train --help`.")
 
 
 @dataclass(frozen=True)
@@ -65,9 +102,7 @@ class EquilibriumConfig:
     phantom_damping: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_known("solver.solver", self.solver, Solver)
-        _require_known("solver.gradient", self.gradient, Gradient)
-        _require_known("solver.adjoint", self.adjoint, Adjoint)
+        _check_types(self, "solver.")
         for name in ("tol", "adjoint_tol"):
             came = getattr(self, name)
             _require(came >= 0, f"solver.{name}", "a number >= 0", came, "Try 1e-4; 0 runs every step.")
@@ -103,8 +138,7 @@ class DataConfig:
     synthetic_noise: float = 0.2  # relative to the distance of the means along a channel
 
     def __post_init__(self) -> None:
-        _require_known("data.imbalance", self.imbalance, Imbalance)
-        _require_known("data.augment", self.augment, Augment)
+        _check_types(self, "data.")
         _require(self.majority >= 1, "data.majority", "an integer >= 1", self.majority, "It counts majority classes.")
         _require(self.ratio >= 1, "data.ratio", "a number >= 1 (R = n_A / n_B)", self.ratio, "Pass R, not 1/R.")
         if self.per_class is not None:
@@ -138,11 +172,7 @@ class ModelConfig:
     dtype: Dtype = "float32"  # of the cell's arithmetic; parameters and solver stay float32
 
     def __post_init__(self) -> None:
-        _require_known("model.encoder", self.encoder, Encoder)
-        _require_known("model.norm", self.norm, Norm)
-        _require_known("model.cell", self.cell, Cell)
-        _require_known("model.cell_norm", self.cell_norm, CellNorm)
-        _require_known("model.dtype", self.dtype, Dtype)
+        _check_types(self, "model.")
         for name in ("width", "features", "inner", "depth", "unroll"):
             _require(getattr(self, name) >= 1, f"model.{name}", "an integer >= 1", getattr(self, name), "Raise it.")
         _require(0 < self.gain < 1, "model.gain", "a number in (0, 1)", self.gain, "1 or more loses the contraction.")
@@ -173,7 +203,7 @@ class TrainConfig:
     decay: Decay = "coupled"
     schedule: Schedule = "collapse"
     warmup_epochs: float = 0.0
-    loss: str = "cross_entropy"
+    loss: Loss = "cross_entropy"
     jacobian_penalty: float = 0.0  # times ||df/dz||_F^2 / n at z*, added to the loss of the deq arm (Hutchinson)
     measurements: int = 25  # measured epochs, denser early
     eval_batch_size: int = 512
@@ -181,8 +211,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        _require_known("train.decay", self.decay, Decay)
-        _require_known("train.schedule", self.schedule, Schedule)
+        _check_types(self, "train.")
         for name in ("epochs", "batch_size", "measurements", "eval_batch_size", "keep_checkpoints"):
             _require(getattr(self, name) >= 1, f"train.{name}", "an integer >= 1", getattr(self, name), "Raise it.")
         _require(self.learning_rate > 0, "train.learning_rate", "a number > 0", self.learning_rate, "Try 0.1.")
@@ -205,7 +234,10 @@ class Experiment:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        _require_known("arm", self.arm, Arm)
+        _check_types(self, "")
+        label = re.fullmatch(r"[A-Za-z0-9._-]{1,100}", self.recipe)
+        what = "at most 100 letters, digits, dots, dashes and underscores"
+        _require(label is not None, "recipe", what, self.recipe, "It names the folder of the runs.")
         _require(self.seed >= 0, "seed", "an integer >= 0", self.seed, "Seeds count from 0.")
         # The layer alone accepts tol = 0 (every step runs) and history = 1 (Picard); a run that meant either is a typo.
         _require(self.solver.tol > 0, "solver.tol", "a number > 0 in a run", self.solver.tol, "Try 1e-4.")
@@ -216,7 +248,8 @@ class Experiment:
         _require(self.solver.history >= 2, "solver.history", "an integer >= 2 in a run", self.solver.history, "Try 5.")
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        number = operator.methodcaller("item")  # of NumPy
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, default=number) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Experiment:
@@ -225,7 +258,7 @@ class Experiment:
         parts = {"data": DataConfig, "model": ModelConfig, "solver": EquilibriumConfig, "train": TrainConfig}
         try:
             return cls(**{name: parts[name](**value) if name in parts else value for name, value in fields.items()})
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise ConfigError(f"config.json: {error}. It was written by another version of deq_nc.") from None
 
 

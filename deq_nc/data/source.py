@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deq_nc.config import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError, ValueError):
     """Data that is missing, unreadable or cannot give what was asked; the message names the next move."""
 
 

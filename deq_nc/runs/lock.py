@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from deq_nc.config import ConfigError
+from deq_nc.config import ConfigError, UserError
 
 NAME = ".lock"
 RENEWAL_SECONDS = 15.0
@@ -31,8 +31,10 @@ LEASE_SECONDS = 90.0
 LOOK_SECONDS = 2.0  # between two tries of one who waits
 
 
-class Held(RuntimeError):
+class Held(UserError, RuntimeError):
     """Another process is at work in the folder; the message says which, on what host, and since when."""
+
+    exit_code = 3
 
 
 class Lock:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from deq_nc.config import ConfigError, Experiment
+from deq_nc.config import ConfigError, Experiment, UserError
 from deq_nc.data import Dataset, load, steps_per_epoch
 from deq_nc.losses import LOSSES
 from deq_nc.models import count_parameters
@@ -39,8 +39,10 @@ IN_FLIGHT = 2  # steps dispatched ahead of the device; keeps signals and progres
 REFRESH_SECONDS = 1.0  # between two looks at the numbers on the device
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError, RuntimeError):
     """Training cannot go on (a loss that is not finite, a full disk); the message says what was kept."""
+
+    exit_code = 1
 
 
 def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> tuple[Path, Status]:
