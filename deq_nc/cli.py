@@ -317,6 +317,14 @@ class PrepareOptions:
     """The archive, downloaded by hand, for machines without internet."""
 
 
+@dataclass(frozen=True)
+class ListOptions:
+    """Data sets that are at hand."""
+
+    data_dir: str | None = None
+    """Where prepared sets live; default TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+
+
 def data_command(arguments: list[str]) -> int:
     usage = "deq-nc data list [--data-dir DIR] | show RECIPE [OPTIONS] | prepare NAME [--data-dir DIR] [--archive FILE]"
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -329,25 +337,28 @@ def data_command(arguments: list[str]) -> int:
 
         print(f"prepared: {prepare(options.name, options.data_dir, options.archive)}")
     elif action == "list":
-        directory = rest[1] if len(rest) == 2 and rest[0] == "--data-dir" else None
+        options = tyro.cli(ListOptions, args=rest, prog="deq-nc data list")
+        from deq_nc.data.files import shown
         from deq_nc.data.tfds_source import EMBEDDED, PREPARABLE, data_dir, prepared
 
-        root = data_dir(directory)
+        root = data_dir(options.data_dir)
         print(f"embedded: {', '.join(EMBEDDED)}; from files: folder")
-        print(f"prepared in {root}: {', '.join(prepared(root)) or 'nothing'}")
+        print(f"prepared in {shown(root)}: {shown(', '.join(prepared(root))) or 'nothing'}")
         print(f"prepared without TensorFlow by `deq-nc data prepare`: {', '.join(PREPARABLE)}")
     elif action == "show":
         recipe, rest = _recipe_of(rest, "data show")
         experiment = parse_experiment(recipe, rest, "deq-nc data show RECIPE")
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         from deq_nc.data import describe, load
+        from deq_nc.data.files import shown
 
         dataset = load(experiment.data)
-        table = Table("class", "train", "test", "block", title=dataset.name)
+        table = Table("class", "train", "test", "block", title=Text(shown(dataset.name)))
         for label, train, test, block in describe(dataset):
-            table.add_row(label, str(train), str(test), block)
+            table.add_row(Text(shown(label)), str(train), str(test), block)  # a Text is never read as markup
         Console().print(table)
         for note in dataset.notes:
             print(f"note: {note}")

@@ -30,21 +30,25 @@ def prepare(
 ) -> Path:
     """Makes `<data_dir>/<name>/<version>/` and returns it; returns at once what is prepared already.
 
-    archive: the downloaded file; by default `<data_dir>/downloads/<filename>`, fetched if absent. checksum replaces the
-    one TFDS registers (for tests). Raises DataError with the address, size, sha256 and place of the archive where there
-    is no internet, and for an archive of another checksum or with paths that lead outside. Nothing is left half done.
+    name: `NAME` or `NAME:VERSION`; of CIFAR there is one version, that of the installed TFDS. archive: the downloaded
+    file; by default `<data_dir>/downloads/<filename>`, fetched if absent. checksum replaces the one TFDS registers (for
+    tests). Raises DataError with the address, size, sha256 and place of the archive where there is no internet, and for
+    an archive of another checksum or with paths that lead outside. Nothing is left half done.
     """
-    if name in EMBEDDED:
-        raise DataError(f"{name!r} needs no preparation. Train on it directly: --data.name {name}.")
+    base, _, version = name.partition(":")
+    if base in EMBEDDED:
+        raise DataError(f"{name!r} needs no preparation. Train on it directly: --data.name {base}.")
+    if len(os.fsencode(name)) > 200:
+        raise DataError(f"NAME: expected the name of a TFDS set, got {len(name)} characters. Try cifar10.")
     root = data_dir(directory)
-    if (root / name).is_dir():
+    if (root / base).is_dir():
         try:
             return locate(name, root)
         except DataError:
             pass  # an unfinished folder
     _require_writable(root)
-    if name in PREPARABLE:
-        return _prepare_cifar(name, root, archive, checksum)
+    if base in PREPARABLE:
+        return _prepare_cifar(base, version, root, archive, checksum)
     if archive is not None:
         raise DataError(f"--archive: expected one of {', '.join(PREPARABLE)}, got {name!r}. Leave the option out.")
     return _prepare_by_tfds(name, root)
@@ -83,10 +87,12 @@ def _prepare_by_tfds(name: str, root: Path) -> Path:
     return Path(builder.data_path)
 
 
-def _prepare_cifar(name: str, root: Path, archive: str | None, checksum: Checksum | None) -> Path:
+def _prepare_cifar(name: str, version: str, root: Path, archive: str | None, checksum: Checksum | None) -> Path:
     import tensorflow_datasets as tfds
 
     builder = _builder(name, root)
+    if version not in ("", str(builder.version)):
+        raise DataError(f"{name}: expected version {builder.version}, the one TFDS here has, got {version!r}. Drop it.")
     layout = builder._cifar_info  # private, but the one place that states the address and the files
     registered = tfds.builder_cls(name).url_infos[layout.url]
     checksum = checksum or Checksum(int(registered.size), registered.checksum)
