@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import io
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ import numpy as np
 
 from deq_nc.data import pixels
 from deq_nc.data.cache import cache_roots, cached, log
+from deq_nc.data.files import home, reason, shown
 from deq_nc.data.folder import SPLIT_SEED, TEST_FRACTION
 from deq_nc.data.source import DataError, Source, stratified_split
+from deq_nc.data.tfds_check import check_builder, check_classes, check_folder
 
 EMBEDDED = ("digits", "synthetic", "folder")
 PREPARABLE = ("cifar10", "cifar100")  # without TensorFlow, by deq_nc.data.prepare
@@ -31,7 +33,7 @@ def data_dir(given: str | None) -> Path:
     chosen = given or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     if "://" in chosen:
         raise DataError(f"data.dir: {chosen} is not on this machine. Copy the set to a local disk; name its folder.")
-    return Path(chosen).expanduser()
+    return home(chosen)
 
 
 def prepared(root: Path) -> list[str]:
@@ -46,23 +48,25 @@ def locate(name: str, root: Path) -> Path:
     Looks for `dataset_info.json` before TFDS is imported, so that missing data are reported at once. Raises DataError.
     """
     base, _, version = name.partition(":")
-    versions = sorted(
-        (p.parent for p in (root / base).glob(f"{version or '*'}/dataset_info.json")),
-        key=lambda p: [int(part) if part.isdigit() else -1 for part in p.name.split(".")],
-    )
-    if versions and "" not in base.split("/") and ".." not in base.split("/"):
-        return versions[-1]
+    if "" not in base.split("/") and ".." not in base.split("/") and len(os.fsencode(name)) < 200:
+        versions = sorted(
+            (p.parent for p in (root / base).glob(f"{version or '*'}/dataset_info.json")),
+            key=lambda p: [int(part) if part.isdecimal() else -1 for part in p.name.split(".")],
+        )
+        if versions:
+            return versions[-1]
     here = prepared(root)
     known = [*EMBEDDED, *PREPARABLE, *here]
     close = difflib.get_close_matches(base, known, 1)
     hint = f" Did you mean {close[0]!r}?" if close and close[0] != base else ""
     raise DataError(
-        f"data.name: {name!r} is neither embedded nor prepared (no {root / base}/<version>/dataset_info.json).{hint}\n"
+        f"data.name: {name!r} is neither embedded nor prepared (no {root / base}/{version or '<version>'}/"
+        f"dataset_info.json).{hint}\n"
         f"  embedded: {', '.join(EMBEDDED)}; prepared in {root}: {', '.join(here) or 'nothing'}\n"
-        f"  to prepare it: deq-nc data prepare {base} --data-dir {root}\n"
+        f"  to prepare it: deq-nc data prepare {base} --data-dir {root} (after make: .venv/bin/deq-nc ...)\n"
         f"  prepared on another machine: copy its folder {base}/<version>/ (dataset_info.json and the record files) "
         f"into {root / base}/\n"
-        "  prepared elsewhere on this one: pass --data.dir or set TFDS_DATA_DIR"
+        "  prepared elsewhere on this one: pass --data.dir DIR (with make: DATA_DIR=DIR), or set TFDS_DATA_DIR"
     )
 
 
@@ -74,31 +78,38 @@ def load_tfds(name: str, directory: str | None = None, size: int | None = None) 
     """
     root = data_dir(directory)
     folder = locate(name, root)
-    stamps = [(p.name, (stat := p.stat()).st_size, stat.st_mtime_ns) for p in sorted(folder.iterdir()) if p.is_file()]
-    text = [p.read_text() for p in (folder / "dataset_info.json", folder / "features.json") if p.is_file()]
-    fingerprint = hashlib.sha256(repr((stamps, text, size, "1")).encode()).hexdigest()
+    found = check_folder(folder)
+    fingerprint = hashlib.sha256(repr((found.stamps, list(found.texts.values()), size, "2")).encode()).hexdigest()
     relative = folder.relative_to(root)
-    label = "/".join(relative.parts[:-1])
-    return cached("-".join(relative.parts), fingerprint, cache_roots(root), lambda: _decode(label, folder, size))
+    features = found.texts.get("features.json", "{}")
+    label = shown("/".join(relative.parts[:-1]))
+    return cached(
+        "-".join(relative.parts), fingerprint, cache_roots(root), lambda: _decode(label, folder, size, features)
+    )
 
 
-def _decode(name: str, folder: Path, size: int | None) -> Source:
+def _decode(name: str, folder: Path, size: int | None, features: str) -> Source:
+    check_classes(features)
     import tensorflow_datasets as tfds  # slow to import, and only this source needs it
 
     try:
         builder = tfds.builder_from_directory(folder)
-        splits = {split: info.num_examples for split, info in builder.info.splits.items()}
+        splits = check_builder(builder, folder)
         image_key, label_key = _keys(builder.info, tfds)
+        channels = 1 if builder.info.features[image_key].shape[-1] == 1 else 3
+        classes = _class_names(builder.info.features[label_key], splits)
     except DataError:
         raise
     except Exception as error:
-        raise _damaged(str(folder), error) from error
+        raise _damaged(shown(folder), error) from error
     if not splits.get("train"):
         raise DataError(f"{name} has no train split, only {', '.join(splits) or 'none'}. Choose another data set.")
 
+    seen: Counter[str] = Counter()
+
     def read(split: str) -> tuple[np.ndarray, np.ndarray, bool]:
         log.info("decoding %s %s: %d images, once", name, split, splits[split])
-        return _read(builder, split, image_key, label_key, size)
+        return _read(builder, split, image_key, label_key, channels, size, seen)
 
     notes = []
     train_images, train_labels, jpeg = read("train")
@@ -117,17 +128,25 @@ def _decode(name: str, folder: Path, size: int | None) -> Source:
     if jpeg:
         notes.append(f"{name} is stored as JPEG here: where the original was not, its pixels differ")
         name = f"{name} (JPEG)"
-    classes = tuple(builder.info.features[label_key].names)
+    notes += pixels.notes(seen, name)
     return Source(name, classes, train_images, train_labels, test_images, test_labels, tuple(notes))
 
 
+def _class_names(feature: Any, splits: dict[str, int]) -> tuple[str, ...]:
+    """Raises DataError for more classes than images, before a list of so many names is made."""
+    if not 0 < (count := feature.num_classes or 0) <= sum(splits.values()):
+        raise DataError(
+            f"The class label has {count:,} classes, the set {sum(splits.values()):,} images. Prepare it again."
+        )
+    return tuple(feature.names)
+
+
 def _read(
-    builder: Any, split: str, image_key: str, label_key: str, size: int | None
+    builder: Any, split: str, image_key: str, label_key: str, channels: int, size: int | None, seen: Counter[str]
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Images, labels and whether an image is stored as JPEG. Raises DataError for a missing or unreadable record."""
     labels = np.empty(builder.info.splits[split].num_examples, np.int32)
-    channels = 1 if builder.info.features[image_key].shape[-1] == 1 else 3
-    where = f"{split} of {builder.data_path}"
+    where = f"{split} of {shown(builder.data_path)}"
     jpeg = False
 
     def images() -> Iterator[np.ndarray]:
@@ -138,7 +157,7 @@ def _read(
                 encoded = example[image_key]
                 jpeg |= encoded[:2] == b"\xff\xd8"
                 labels[done] = example[label_key]
-                yield pixels.decode(io.BytesIO(encoded), channels, size)
+                yield pixels.decode(encoded, channels, size, seen)
                 done += 1
         except DataError:
             raise
@@ -150,8 +169,10 @@ def _read(
     return pixels.stack(images(), len(labels), lambda i: f"image {i} of {where}"), labels, jpeg
 
 
-def _damaged(what: str, why: Any) -> DataError:
-    return DataError(f"{what} cannot be read ({why}). Prepare or copy the data set again.")
+def _damaged(what: str, why: Exception | str) -> DataError:
+    return DataError(
+        f"{what} cannot be read ({why if isinstance(why, str) else reason(why)}). Prepare or copy the data set again."
+    )
 
 
 def _keys(info: Any, tfds: Any) -> tuple[str, str]:

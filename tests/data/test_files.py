@@ -12,7 +12,6 @@ from PIL import Image
 
 from deq_nc.config import DataConfig
 from deq_nc.data import DataError, load
-from deq_nc.data import cache as cache_module
 
 from .fabricate import pixels, prepare_tfds, to_tfrecord
 
@@ -60,27 +59,6 @@ def test_the_second_load_maps_the_cache_and_decodes_nothing(tmp_path, monkeypatc
     assert len(entries) == 1 and entries[0].name.startswith("tiny-1.0.0-")  # and no draft is left
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "meta"])
-def test_a_damaged_cache_is_rebuilt_and_said_aloud(tmp_path, damage, caplog):
-    prepare_tfds(tmp_path, tiny_splits())
-    truth = np.array(read(tmp_path).train_images)
-    (entry,) = (tmp_path / ".deq_nc_cache").iterdir()
-    file = entry / ("meta.json" if damage == "meta" else "train_images.npy")
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    match damage:
-        case "flip" | "meta":
-            file.write_bytes(data)
-        case "cut":
-            file.write_bytes(data[:-100])
-        case "remove":
-            file.unlink()
-    again = read(tmp_path)
-    assert np.array_equal(again.train_images, truth)
-    assert any("damaged" in note for note in again.notes) and "damaged" in caplog.text
-    assert read(tmp_path).notes == ()  # healed
-
-
 def test_a_change_of_the_files_is_another_entry(tmp_path):
     prepare_tfds(tmp_path, tiny_splits())
     read(tmp_path)
@@ -89,32 +67,6 @@ def test_a_change_of_the_files_is_another_entry(tmp_path):
     prepare_tfds(tmp_path, other)
     data = read(tmp_path)
     assert pairs(data.train_images, data.train_labels) == pairs(*other["train"])
-
-
-def test_read_only_data_are_cached_in_the_users_folder(tmp_path, monkeypatch):
-    root, home = tmp_path / "data", tmp_path / "home"
-    prepare_tfds(root, tiny_splits())
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    root.chmod(0o555)
-    try:
-        data = read(root)
-        assert isinstance(data.train_images, np.memmap) and data.notes == ()
-        assert not (root / ".deq_nc_cache").exists() and len(list((home / "deq_nc").iterdir())) == 1
-    finally:
-        root.chmod(0o755)
-
-
-def test_a_full_disk_costs_the_cache_and_not_the_run(tmp_path, monkeypatch):
-    prepare_tfds(tmp_path, tiny_splits())
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(cache_module.np, "save", full)
-    data = read(tmp_path)
-    assert len(data.train_images) == 12 and "No space left" in data.notes[0]
-    assert not list((tmp_path / ".deq_nc_cache").iterdir())  # the draft is gone
 
 
 def test_missing_data_are_reported_within_a_second_and_before_tfds_is_imported(tmp_path):
