@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -70,10 +71,18 @@ def _children(folder: Path) -> list[Path]:
         raise DataError(f"{shown(folder)} cannot be listed ({reason(error)}). Mend or replace it.") from error
 
 
+def _text(name: str) -> str:
+    """A file's name as UTF-8, whatever the locale of this process takes its bytes for. Raises UnicodeDecodeError."""
+    return os.fsencode(name).decode()
+
+
 def _listing(root: Path, classes: tuple[str, ...] | None = None) -> Listing:
     found = tuple(p.name for p in _children(root) if not p.name.startswith(".") and _is_dir(p))
-    if foreign := [name for name in found if name.encode("utf-8", "replace").decode() != name]:
-        raise DataError(f"{shown(root)} holds a class whose name is not UTF-8: {shown(foreign[0])}. Rename it.")
+    for name in found:
+        try:
+            _text(name)
+        except UnicodeDecodeError:
+            raise DataError(f"{shown(root)} holds a class whose name is not UTF-8: {shown(name)}. Rename it.") from None
     if classes is None:
         classes = found
     if len(classes) < 2:
@@ -97,7 +106,8 @@ def _listing(root: Path, classes: tuple[str, ...] | None = None) -> Listing:
 
 
 def _decode(name: str, train: Listing, test: Listing | None, size: int | None) -> Source:
-    classes, files, labels = train
+    folders, files, labels = train
+    classes = tuple(map(_text, folders))
     test_files, test_labels = ([], np.empty(0, np.int32)) if test is None else test[1:]
     channels = _check_headers([*files, *test_files], size)
 
