@@ -84,7 +84,8 @@ def _kept(folder: str, roots: Sequence[Path], source: Source) -> tuple[Source, l
         try:
             return _write(root / folder, source), []
         except OSError as error:  # read-only data, a full disk
-            failures.append(f"{shown(root)}: {reason(error)}")
+            full = "" if error.errno else ": is the disk full?"  # NumPy counts bytes and names no cause
+            failures.append(f"{shown(root)}: {reason(error)}{full}")
     return source, [f"decoded images could not be cached ({'; '.join(failures)}); the next run decodes again"]
 
 
