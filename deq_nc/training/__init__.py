@@ -4,8 +4,10 @@
 `measure` turns a state into numbers, `checkpoint` keeps states on disk, `progress` is what a person sees.
 """
 
-from deq_nc.training.loop import TrainingError, train
+from deq_nc.training.checkpoint import TrainingError
+from deq_nc.training.loop import train
 from deq_nc.training.mesh import initialize_hosts, is_leader
+from deq_nc.training.stop import stop_flag
 from deq_nc.training.versions import versions
 
-__all__ = ["TrainingError", "initialize_hosts", "is_leader", "train", "versions"]
+__all__ = ["TrainingError", "initialize_hosts", "is_leader", "stop_flag", "train", "versions"]

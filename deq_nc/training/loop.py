@@ -1,37 +1,39 @@
-"""The story of a run, top to bottom.
+"""The story of a run, top to bottom: open, restore, epochs, finish.
 
 A run is a function of its configuration: batches, augmentation and measurements follow from (seed, step), so a run
 that is killed goes on from its last checkpoint to the same history. On disk a measurement's line comes first, then the
-checkpoint that follows it.
+checkpoint that follows it; the checkpoint holds the lines up to its step, so history.jsonl can be written again.
 """
 
 from __future__ import annotations
 
-import errno
-import signal
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from deq_nc.config import ConfigError, Experiment, UserError
+from deq_nc.config import Experiment
 from deq_nc.data import Dataset, load, steps_per_epoch
-from deq_nc.losses import LOSSES
+from deq_nc.losses import find_loss
 from deq_nc.models import count_parameters
-from deq_nc.runs import RunFolder, default_workdir
-from deq_nc.training.checkpoint import Checkpoints
+from deq_nc.runs import Held, Lock, RunError, RunFolder, default_workdir, disk_full
+from deq_nc.training.checkpoint import Checkpoints, TrainingError, restore
+from deq_nc.training.evaluate import all_finite
 from deq_nc.training.measure import Measurer
-from deq_nc.training.mesh import agreed, data_mesh, is_leader, preempted_anywhere
+from deq_nc.training.mesh import agreed, data_mesh, is_leader
 from deq_nc.training.optimizer import schedule
 from deq_nc.training.program import Program, program, step_memory
 from deq_nc.training.progress import Display
 from deq_nc.training.state import Logs, TrainState
 from deq_nc.training.step import Corpus, corpus
+from deq_nc.training.stop import Stop, Stopped, stop_flag
 from deq_nc.training.versions import versions
 
 Status = Literal["finished", "already finished", "stopped"]
@@ -39,108 +41,197 @@ IN_FLIGHT = 2  # steps dispatched ahead of the device; keeps signals and progres
 REFRESH_SECONDS = 1.0  # between two looks at the numbers on the device
 
 
-class TrainingError(UserError, RuntimeError):
-    """Training cannot go on (a loss that is not finite, a full disk); the message says what was kept."""
+@dataclass
+class _Run:
+    """What the parts of a run share."""
 
-    exit_code = 1
+    experiment: Experiment
+    dataset: Dataset
+    folder: RunFolder
+    display: Display
+    stop: Stop
+    lock: Lock | None  # the leader's
+    program: Program
+    train_set: Corpus
+    measurer: Measurer
+    checkpoints: Checkpoints
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0  # of earlier calls
+    started: float = field(default_factory=time.monotonic)
+    step_seconds: list[float] = field(default_factory=list)  # one an epoch
+
+    @property
+    def due(self) -> set[int]:
+        return measured_epochs(self.experiment.train.epochs, self.experiment.train.measurements)
 
 
-def train(experiment: Experiment, devices: Any = None, quiet: bool = False) -> tuple[Path, Status]:
-    """Run an experiment to its end, or to a SIGTERM or SIGINT; returns its folder and how it ended.
+def train(
+    experiment: Experiment, devices: Any = None, quiet: bool = False, wait: bool = False, stop: Stop | None = None
+) -> tuple[Path, Status]:
+    """Run an experiment to its end, or to SIGTERM, SIGINT or SIGHUP; returns its folder and how it ended.
 
-    Raises ConfigError or DataError before any work, TrainingError when a step is not finite or the disk is full.
+    `stop` is the flag of a caller with several runs; without it signals are listened to here. Raises ConfigError or
+    DataError before any work, Held where another process is at work in the folder (with `wait`, waits for it),
+    TrainingError when a step is not finite or the disk is full, RunError where what the folder holds is damaged and
+    cannot be made again.
     """
     # -- What is asked for ---------------------------------------------------------------------------------------
-    if experiment.train.loss not in LOSSES:
-        raise ConfigError(f"train.loss: expected one of {', '.join(LOSSES)}, got {experiment.train.loss!r}.")
+    find_loss(experiment.train.loss)
     folder = RunFolder(Path(experiment.workdir) if experiment.workdir else default_workdir(experiment))
     dataset = load(experiment.data)
     steps = steps_per_epoch(len(dataset.train_labels), experiment.train.batch_size)
-    if not folder.check(experiment, dataset.checksums()) and is_leader():
-        folder.claim(experiment, dataset.checksums())
+    folder.check(experiment, dataset.checksums())
     display = Display(experiment, steps, folder.path, quiet=quiet or not is_leader())
-    if folder.finished:
-        display.say(f"already finished: {folder.path} (delete it to run again)")
+    if agreed(_done(folder, display)):
         return folder.path, "already finished"
 
-    # -- The model on the devices --------------------------------------------------------------------------------
-    mesh = data_mesh(devices)
-    compiled = program(experiment, dataset, mesh)
-    state = compiled.init(experiment.seed)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    folder.require_space((experiment.train.keep_checkpoints + 2) * size + 32 * 2**20)
-    train_set = corpus(dataset, "train", mesh)
-    measurer = Measurer(compiled, dataset, train_set)
+    with _held(folder, wait, display.say) as lock, nullcontext(stop) if stop else stop_flag() as stop, _disk(folder):
+        if wait and agreed(_done(folder, display)):
+            return folder.path, "already finished"
+        _set_up(folder, experiment, dataset, display)
+        # -- The model on the devices ----------------------------------------------------------------------------
+        mesh = data_mesh(devices)
+        compiled = program(experiment, dataset, mesh)
+        display.compiling()
+        state = compiled.init(experiment.seed)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        folder.require_space((experiment.train.keep_checkpoints + 2) * size + 32 * 2**20)
+        train_set = corpus(dataset, "train", mesh)
+        measurer = Measurer(compiled, dataset, train_set, stop.check)
 
-    with (
-        display,
-        _disk(folder),
-        Checkpoints(folder.checkpoints, experiment.train.keep_checkpoints) as checkpoints,
-        _stop_flag() as stop,
-    ):
-        # -- Where it stands -------------------------------------------------------------------------------------
-        _introduce(display, experiment, dataset, state, mesh)
-        restored = checkpoints.restore(state, mesh, display.say)
-        state = state if restored is None else restored
-        begun = int(state.step)
-        history = [line for line in folder.history().lines if line["step"] <= begun]
+        with display, Checkpoints(folder, experiment.train.keep_checkpoints) as checkpoints:
+            _introduce(display, experiment, dataset, state, mesh)
+            run = _Run(experiment, dataset, folder, display, stop, lock, compiled, train_set, measurer, checkpoints)
+            state = _restore(run, state)
+            state = _epochs(run, state)
+            checkpoints.save(state, run.history, wait=True)
+            if int(state.step) < experiment.train.epochs * steps or not _finish(run, state):
+                display.say(f"stopped at step {int(state.step)}, saved; the same command goes on from here")
+                return folder.path, "stopped"
+        display.say(f"finished: {folder.path}")
+        return folder.path, "finished"
+
+
+# -- Open --------------------------------------------------------------------------------------------------------------
+
+
+def _done(folder: RunFolder, display: Display) -> bool:
+    if not folder.finished or folder.damaged():
+        return False
+    display.say(f"already finished: {folder.path} (--fresh runs it again and keeps this one)")
+    return True
+
+
+@contextmanager
+def _held(folder: RunFolder, wait: bool, say: Any) -> Iterator[Lock | None]:
+    """The leader holds the folder's lock; where it cannot, every process hears so."""
+    with ExitStack() as stack:
+        lock, refusal = None, None
         if is_leader():
-            folder.write_history(history)
-        if begun:
-            display.say(f"goes on at step {begun} (epoch {begun / steps:.1f} of {experiment.train.epochs})")
-        seconds, started, saved = (history[-1]["seconds"] if history else 0.0), time.monotonic(), time.monotonic()
-        due = measured_epochs(experiment.train.epochs, experiment.train.measurements)
-        display.begin(begun)
+            try:
+                lock = stack.enter_context(Lock(folder.path, wait, say))
+            except Exception as error:
+                refusal = error
+        if not agreed(refusal is None):
+            raise refusal or Held(f"{folder.path}: the first process could not take its lock; it says why.")
+        yield lock
 
-        # -- Epochs ----------------------------------------------------------------------------------------------
-        logs, step_seconds = state.logs, []
-        for epoch in range(begun // steps, experiment.train.epochs):
-            clock = time.monotonic()
-            state, logs, stopped = _epoch(compiled, state, train_set, display, stop)
-            _refuse_bad(logs, steps, checkpoints, folder)
-            if stopped:
-                break
-            step_seconds.append((time.monotonic() - clock) / steps)
 
-            terminal = any(line["train_accuracy"] == 1.0 for line in history)
-            faultless = float(logs.correct) == float(logs.examples)
-            if epoch + 1 in due or (faultless and not terminal):
-                display.measuring(len(dataset.train_labels) + len(dataset.test_labels))
-                line = {
-                    "epoch": epoch + 1,
-                    "step": int(state.step),
-                    "seconds": round(seconds + time.monotonic() - started, 3),
-                    "learning_rate": _learning_rate(experiment, steps, int(state.step)),
-                    **measurer.line(state, logs),
-                }
-                if is_leader():
-                    folder.append(line)
-                history.append(line)
-                display.measured(line)
-            stopped = stop.at(int(state.step))
-            if not stopped and agreed(time.monotonic() - saved >= experiment.train.checkpoint_seconds):
-                checkpoints.save(state)
-                saved = time.monotonic()
-            if stopped:
-                break
+def _set_up(folder: RunFolder, experiment: Experiment, dataset: Dataset, display: Display) -> None:
+    """Once the lock is held: claim the folder, or make the results of a finished run that are damaged again."""
+    if not is_leader():
+        return
+    folder.claim(experiment, dataset.checksums())
+    if not folder.finished:
+        return
+    for wrong in folder.damaged():
+        display.say(wrong)
+    if not folder.checkpoints.is_dir():
+        raise RunError(
+            f"workdir: results in {folder.path} are damaged, and there is no checkpoint to make them again from. "
+            "Nothing was changed; start over with --fresh, which renames that folder."
+        )
+    display.say(f"summary.json is renamed to {folder.set_aside(folder.summary_path)}; results are made again")
 
-        # -- The end ---------------------------------------------------------------------------------------------
-        checkpoints.save(state, wait=True)
-        if int(state.step) < experiment.train.epochs * steps:
-            display.say(f"stopped at step {int(state.step)}, saved; the same command goes on from here")
-            return folder.path, "stopped"
-        # Every host computes, the leader writes.
-        analysis, along = measurer.analysis(state), measurer.along(state)
-        summary = _summary(experiment, dataset, state, history, step_seconds, mesh) | {
-            "initial_norm": measurer.initial_norm(state),
-            "step_memory_bytes": step_memory(compiled, state, train_set, compiled.order(state.seed, state.step)),
-        }
-        if is_leader():
-            folder.write_arrays("analysis.npz", analysis)
-            folder.write_json("along.json", along)
-            folder.finish(summary)
-    display.say(f"finished: {folder.path}")
-    return folder.path, "finished"
+
+# -- Restore -----------------------------------------------------------------------------------------------------------
+
+
+def _restore(run: _Run, fresh: TrainState) -> TrainState:
+    """The state to go on from, and `run.history` up to it, which history.jsonl then holds and no more."""
+    folder, display = run.folder, run.display
+    found = restore(folder, fresh, run.program.mesh, display.say, write=True)
+    state = fresh if found is None else found.state
+    begun, steps = int(state.step), run.program.steps
+    written = folder.history()
+    run.history = [line for line in written.lines if line["step"] <= begun]
+    if found is not None and found.history is not None:
+        if run.history != found.history:
+            wrong = written.damage or "lines are missing or changed"
+            display.say(f"history.jsonl is damaged ({wrong}): written again from the checkpoint of step {begun}")
+        run.history = found.history
+    elif written.damage and written.step < begun:
+        raise RunError(
+            f"{folder.history_path}: {written.damage}. The checkpoint of step {begun} is from before 0.2 and holds no "
+            "copy. Nothing was changed; mend that line, or start over with --fresh, which renames the folder."
+        )
+    if is_leader():
+        folder.write_history(run.history)
+    if begun:
+        display.say(f"goes on at step {begun} (epoch {begun / steps:.1f} of {run.experiment.train.epochs})")
+    run.seconds, run.started = (run.history[-1]["seconds"] if run.history else 0.0), time.monotonic()
+    display.begin(begun, run.due)
+    return state
+
+
+# -- Epochs ------------------------------------------------------------------------------------------------------------
+
+
+def _epochs(run: _Run, state: TrainState) -> TrainState:
+    """Train and measure to the last epoch, or to a signal."""
+    config, steps = run.experiment.train, run.program.steps
+    saved = time.monotonic()
+    if int(state.step) and int(state.step) % steps == 0 and not _measure(run, state, jax.device_get(state.logs)):
+        return state
+    for _ in range(int(state.step) // steps, config.epochs):
+        clock = time.monotonic()
+        state, logs, stopped = _epoch(run.program, state, run.train_set, run.display, run.stop)
+        _refuse_bad(run, state, logs)
+        if stopped:
+            break
+        run.step_seconds.append((time.monotonic() - clock) / steps)
+        if not _measure(run, state, logs) or run.stop.now():
+            break
+        if agreed(time.monotonic() - saved >= config.checkpoint_seconds):
+            run.checkpoints.save(state, run.history)
+            saved = time.monotonic()
+    return state
+
+
+def _measure(run: _Run, state: TrainState, logs: Logs) -> bool:
+    """Add the line of the epoch that ends here, if one is due and not there; False if a signal came in between."""
+    config, steps = run.experiment.train, run.program.steps
+    step = int(state.step)
+    epoch = step // steps
+    terminal = any(line["train_accuracy"] == 1.0 for line in run.history)
+    faultless = float(logs.correct) == float(logs.examples)
+    if any(line["epoch"] == epoch for line in run.history) or not (epoch in run.due or (faultless and not terminal)):
+        return True
+    run.display.measuring(len(run.dataset.train_labels) + len(run.dataset.test_labels))
+    seconds = round(run.seconds + time.monotonic() - run.started, 3)
+    try:
+        measured = run.measurer.line(state, logs)
+    except Stopped:
+        return False
+    if bad := [name for name in ("train_loss", "test_loss") if not math.isfinite(measured[name])]:
+        raise _not_finite(run, f"{' and '.join(bad)} not finite after epoch {epoch}")
+    rate = float(schedule(config, steps)(max(step - 1, 0)))
+    line = {"epoch": epoch, "step": step, "seconds": seconds, "learning_rate": rate, **measured}
+    if is_leader():
+        run.folder.append(line)
+    run.history.append(line)
+    run.display.measured(line)
+    return True
 
 
 def measured_epochs(epochs: int, count: int) -> set[int]:
@@ -149,7 +240,7 @@ def measured_epochs(epochs: int, count: int) -> set[int]:
 
 
 def _epoch(
-    compiled: Program, state: TrainState, train_set: Corpus, display: Display, stop: _Stop
+    compiled: Program, state: TrainState, train_set: Corpus, display: Display, stop: Stop
 ) -> tuple[TrainState, Logs, bool]:
     """The rest of the epoch that `state` is in; True if a signal cut it short."""
     flying: deque[Logs] = deque()
@@ -159,7 +250,7 @@ def _epoch(
     order = compiled.order(state.seed, state.step)
     with jax.transfer_guard("disallow"):
         for done in range(ahead):
-            if done and stop.at(begun + done):
+            if done and stop.now():
                 return state, jax.device_get(logs), True
             state, logs = compiled.step(state, train_set, order)
             flying.append(logs)
@@ -173,20 +264,26 @@ def _epoch(
     return state, logs, False
 
 
-def _refuse_bad(logs: Logs, steps: int, checkpoints: Checkpoints, folder: RunFolder) -> None:
-    bad = int(logs.bad_step)
-    if bad < 0:
-        return
-    kept = checkpoints.latest
-    raise TrainingError(
-        f"loss or gradient not finite at step {bad} (epoch {bad // steps + 1}). "
-        + (f"The last good checkpoint, step {kept}, is kept in {folder.checkpoints.name}/. " if kept else "")
-        + f"Lower --train.learning-rate or raise --train.warmup-epochs, with a new --workdir (not {folder.path})."
+def _refuse_bad(run: _Run, state: TrainState, logs: Logs) -> None:
+    """Raises TrainingError where a step, or the state it left, is not finite: such a state is never saved."""
+    if run.lock is not None and run.lock.lost:
+        raise TrainingError(f"{run.folder.path}: its lock was taken away, another process may be at work there. Ended.")
+    bad, steps = int(logs.bad_step), run.program.steps
+    if bad >= 0:
+        raise _not_finite(run, f"loss or gradient not finite at step {bad} (epoch {bad // steps + 1})")
+    if not bool(all_finite(state)):
+        raise _not_finite(
+            run, f"weights not finite after step {int(state.step)} (epoch {-(-int(state.step) // steps)})"
+        )
+
+
+def _not_finite(run: _Run, what: str) -> TrainingError:
+    kept = run.checkpoints.latest
+    return TrainingError(
+        f"{what}. "
+        + (f"The last good checkpoint, step {kept}, is kept in {run.folder.checkpoints.name}/. " if kept else "")
+        + f"Lower --train.learning-rate or raise --train.warmup-epochs, with a new --workdir (not {run.folder.path})."
     )
-
-
-def _learning_rate(experiment: Experiment, steps: int, step: int) -> float:
-    return float(schedule(experiment.train, steps)(max(step - 1, 0)))
 
 
 def _introduce(display: Display, experiment: Experiment, dataset: Dataset, state: TrainState, mesh: Any) -> None:
@@ -205,15 +302,31 @@ def _introduce(display: Display, experiment: Experiment, dataset: Dataset, state
     )
 
 
-def _summary(
-    experiment: Experiment,
-    dataset: Dataset,
-    state: TrainState,
-    history: list[dict[str, Any]],
-    step_seconds: list[float],
-    mesh: Any,
-) -> dict[str, Any]:
-    terminal = [line["epoch"] for line in history if line["train_accuracy"] == 1.0]
+# -- Finish ------------------------------------------------------------------------------------------------------------
+
+
+def _finish(run: _Run, state: TrainState) -> bool:
+    """What the page of a finished run needs; False if a signal came in between (the next call makes it)."""
+    run.display.analysing()
+    try:
+        # Every host computes, the leader writes.
+        analysis, along = run.measurer.analysis(state), run.measurer.along(state)
+        summary = _summary(run, state) | {"initial_norm": run.measurer.initial_norm(state)}
+        run.stop.check()
+    except Stopped:
+        return False
+    order = run.program.order(state.seed, state.step)
+    summary["step_memory_bytes"] = step_memory(run.program, state, run.train_set, order)
+    if is_leader():
+        run.folder.write_arrays("analysis.npz", analysis)
+        run.folder.write_json("along.json", along)
+        run.folder.finish(summary)
+    return True
+
+
+def _summary(run: _Run, state: TrainState) -> dict[str, Any]:
+    experiment, dataset, mesh = run.experiment, run.dataset, run.program.mesh
+    terminal = [line["epoch"] for line in run.history if line["train_accuracy"] == 1.0]
     return {
         "arm": experiment.arm,
         "seed": experiment.seed,
@@ -221,8 +334,8 @@ def _summary(
         "dataset": dataset.name,
         "parameters": count_parameters(state.params),
         "terminal_epoch": terminal[0] if terminal else None,
-        "seconds": history[-1]["seconds"],
-        "step_seconds": float(np.median(step_seconds)) if step_seconds else None,
+        "seconds": run.history[-1]["seconds"],
+        "step_seconds": float(np.median(run.step_seconds)) if run.step_seconds else None,
         "versions": versions(),
         "device": f"{mesh.devices.flat[0].device_kind} x{mesh.size}",
         "class_names": list(dataset.class_names),
@@ -232,43 +345,12 @@ def _summary(
     }
 
 
-class _Stop:
-    """A signal's flag; hosts agree on the step at which they stop."""
-
-    is_set = False
-
-    def at(self, step: int) -> bool:
-        return preempted_anywhere(step) or (self.is_set and jax.process_count() == 1)
-
-
-@contextmanager
-def _stop_flag() -> Iterator[_Stop]:
-    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second SIGINT interrupts at once."""
-    flag, previous = _Stop(), {}
-
-    def set_flag(number: int, frame: Any) -> None:
-        if flag.is_set and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        flag.is_set = True
-
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous[number] = signal.signal(number, set_flag)
-    except ValueError:
-        pass  # not the main thread (a notebook's executor, a test): signals stay as they are
-    try:
-        yield flag
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 @contextmanager
 def _disk(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not disk_full(error):
             raise
         raise TrainingError(
             f"the disk of {folder.path} is full. History and earlier checkpoints are kept; free some space and give "

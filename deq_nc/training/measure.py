@@ -6,6 +6,7 @@ Features are those of the whole data set, without augmentation, in eval mode.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,10 +29,12 @@ SAVED_FEATURES = 5000  # rows of each set kept in analysis.npz
 
 
 class Measurer:
-    """`line` of the history and `analysis` at the end, for one data set."""
+    """`line` of the history and `analysis` at the end, for one data set; `pulse` is called between batches."""
 
-    def __init__(self, program: Program, dataset: Dataset, train: Corpus) -> None:
-        self.program, self.dataset = program, dataset
+    def __init__(
+        self, program: Program, dataset: Dataset, train: Corpus, pulse: Callable[[], None] = lambda: None
+    ) -> None:
+        self.program, self.dataset, self.pulse = program, dataset, pulse
         self.train, self.test = train, corpus(dataset, "test", program.mesh)
         self.majority = None if dataset.majority.all() else jnp.asarray(dataset.majority)
         self._at: int | None = None  # the step that `_parts` were collected at
@@ -48,9 +51,12 @@ class Measurer:
         batch = padded(min(program.network.experiment.train.eval_batch_size, size), program.mesh)
         index, mask = jax.device_put(padded_batches(size, batch), replicated(program.mesh))
         variables = _variables(state)
-        return program.join(
-            [program.forward(variables, program.rows(part, i, m), part.counts) for i, m in zip(index, mask)]
-        )
+        parts = []
+        for i, m in zip(index, mask):
+            self.pulse()
+            parts.append(program.forward(variables, program.rows(part, i, m), part.counts))
+            jax.block_until_ready(parts[-1])  # so that a pulse is one batch away, not a whole pass
+        return program.join(parts)
 
     def line(self, state: TrainState, logs: Logs) -> dict[str, float | None]:
         """The measured part of one history line; None for a key without meaning for the arm and for a metric that is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -37,14 +38,22 @@ def is_leader() -> bool:
     return jax.process_index() == 0
 
 
-def preempted_anywhere(step: int) -> bool:
-    """Several hosts only: True on all of them at the same step once one got SIGTERM."""
-    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
+_CALLS = itertools.count()  # of `preempted_anywhere`: every process makes the same ones, over all runs of a sweep
+
+
+def preempted_anywhere() -> bool:
+    """Several processes only: True on all of them at the same call once one got SIGTERM."""
+    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(next(_CALLS))
 
 
 def agreed(flag: bool) -> bool:
     """The leader's flag on every host: what clocks decide must be decided once."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
+
+
+def agreed_by_all(flag: bool) -> bool:
+    """True where every process says so; each waits for the others."""
+    return flag if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def data_mesh(devices: Any = None) -> Mesh:

@@ -26,8 +26,11 @@ class Display:
         # Several runs at a time, each in a worker process, would draw over each other's bar.
         self.live = self.console.is_terminal and not quiet and multiprocessing.parent_process() is None
         self.nc1: float | None = None
-        self._begun, self._begun_step, self._spoken = time.monotonic(), 0, time.monotonic()
-        self._board = None if quiet else _tensorboard(folder)
+        self._spoken = time.monotonic()
+        self._paced: tuple[float, int] | None = None  # when the pace is counted from, and from which step
+        self._paused, self._pauses, self._pause_begun = 0.0, 0, 0.0  # in measurements since then; the first compiles
+        self._due: set[int] = set()
+        self._folder, self._quiet, self._board = folder, quiet, None
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=20),
@@ -54,13 +57,20 @@ class Display:
     def say(self, text: str) -> None:
         self.console.print(f"[{self.name}] {text}", markup=False, highlight=False, soft_wrap=True)
 
-    def begin(self, step: int) -> None:
-        """Training starts (or goes on) at `step`; the ETA counts from here."""
-        self._begun, self._begun_step = time.monotonic(), step
+    def compiling(self) -> None:
+        """The longest silence of a run comes before its first step."""
+        self.say("compiling; the first step follows in a minute or so")
+
+    def begin(self, step: int, due: set[int]) -> None:
+        """Training starts (or goes on) at `step`, measured in the epochs `due`."""
+        self._board = None if self._quiet else _tensorboard(self._folder)
+        self._due, self._paced = due, None
         self._bar.update(self._task, completed=step // self.steps)
 
     def update(self, step: int, logs: Any) -> None:
         """Numbers of the epoch so far, from its logs on the host."""
+        if self._paced is None:
+            self._paced = time.monotonic(), step  # the first step is compiled and done
         numbers = f"loss {logs.loss / logs.examples:.2e}  acc {logs.correct / logs.examples:.4f}"
         if self.nc1 is not None:
             numbers += f"  NC1 {self.nc1:.2e}"
@@ -75,6 +85,7 @@ class Display:
 
     def measuring(self, images: int) -> None:
         """Training pauses for a pass over the data; said where that may take long."""
+        self._pause_begun = time.monotonic()
         self._bar.update(self._task, numbers=f"measuring on {images:,} images")
         if not self.live and images > LONG_PASS:
             self.say(f"measuring on {images:,} images")
@@ -82,6 +93,11 @@ class Display:
     def measured(self, line: dict[str, Any]) -> None:
         """A new line of the history."""
         self.nc1 = line["nc1"]
+        if self._pauses == 0 and self._paced is not None:
+            self._paced = time.monotonic(), line["step"]  # the first measurement compiles its functions
+        else:
+            self._paused += time.monotonic() - self._pause_begun
+        self._pauses += 1
         if self._board is not None:
             for name, value in line.items():
                 if isinstance(value, int | float) and name not in ("epoch", "step"):
@@ -96,11 +112,20 @@ class Display:
             f"NC3 {line['nc3']:.3f}{solver}  ETA {self._eta(line['step'])}"
         )
 
+    def analysing(self) -> None:
+        """The last work of a run, after its last line."""
+        self._bar.update(self._task, numbers="measuring layers and the solve for the page")
+        if not self.live:
+            self.say("measuring layers and the solve for the page")
+
     def _eta(self, step: int) -> str:
-        done = step - self._begun_step
-        if done <= 0:
+        """Steps and measurements left, each at its own pace; neither counts what was compiled."""
+        begun, first = self._paced or (0.0, step)
+        if step <= first:
             return "-"
-        left = (time.monotonic() - self._begun) / done * (self.epochs * self.steps - step)
+        left = (time.monotonic() - begun - self._paused) / (step - first) * (self.epochs * self.steps - step)
+        if self._pauses > 1:
+            left += self._paused / (self._pauses - 1) * sum(epoch > step / self.steps for epoch in self._due)
         return f"{int(left // 60)}:{int(left % 60):02d}"
 
 

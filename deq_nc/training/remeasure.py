@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from deq_nc.config import ConfigError
 from deq_nc.data import load
 from deq_nc.runs import RunFolder
-from deq_nc.training.checkpoint import Checkpoints
+from deq_nc.training.checkpoint import restore
 from deq_nc.training.measure import Measurer
 from deq_nc.training.mesh import data_mesh
 from deq_nc.training.program import program
@@ -26,10 +27,12 @@ def remeasure(path: Path) -> dict[str, Any]:
     folder, dataset, mesh = RunFolder(path), load(experiment.data), data_mesh()
     folder.check(experiment, dataset.checksums())
     compiled = program(experiment, dataset, mesh)
-    with Checkpoints(folder.checkpoints, experiment.train.keep_checkpoints) as checkpoints:
-        state = checkpoints.restore(compiled.init(experiment.seed), mesh, print)
-    if state is None:
+    found = restore(
+        folder, compiled.init(experiment.seed), mesh, lambda text: print(text, file=sys.stderr), write=False
+    )
+    if found is None:
         raise ConfigError(f"run: {path} has no checkpoint to measure yet. Train it first.")
+    state = found.state
     step = int(state.step)
     measurer = Measurer(compiled, dataset, corpus(dataset, "train", mesh))
     return {"epoch": step // compiled.steps, "step": step, **measurer.line(state, state.logs)}
