@@ -12,6 +12,8 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,8 +130,32 @@ def _arrays(item: Path, target: TrainState) -> TrainState:
     options = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"read{own}" if own else None
     )
-    with ocp.StandardCheckpointer(multiprocessing_options=options) as reader:
+    with ocp.StandardCheckpointer(multiprocessing_options=options) as reader, _late_reads_unheard():
         return reader.restore(item, target)
+
+
+@contextmanager
+def _late_reads_unheard() -> Iterator[None]:
+    """Where one array cannot be read, orbax ends its event loop with others in flight, and each of these would print a
+    traceback when it finds the loop closed.
+    """
+    heard, last = sys.unraisablehook, time.monotonic()
+
+    def hook(late: Any) -> None:
+        nonlocal last
+        last = time.monotonic()
+        if "Event loop is closed" not in str(late.exc_value):
+            heard(late)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    except Exception:
+        while time.monotonic() - last < 0.3:
+            time.sleep(0.05)
+        raise
+    finally:
+        sys.unraisablehook = heard
 
 
 def _record(place: Path, name: str) -> Record | None:
