@@ -105,7 +105,7 @@ def train(
             state = _restore(run, state)
             state = _epochs(run, state)
             checkpoints.save(state, run.history, wait=True)
-            if int(state.step) < experiment.train.epochs * steps or not _finish(run, state):
+            if stop.is_set or int(state.step) < experiment.train.epochs * steps or not _finish(run, state):
                 display.say(f"stopped at step {int(state.step)}, saved; the same command goes on from here")
                 return folder.path, "stopped"
         display.say(f"finished: {folder.path}")

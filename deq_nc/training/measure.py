@@ -74,7 +74,7 @@ class Measurer:
             "test_accuracy": float(tested["accuracy"]),
             **self._block_accuracies(test),
             **collapse,
-            "weight_norm": float(np.linalg.norm(np.asarray(classifier(state.params)[0]))),
+            "weight_norm": float(np.linalg.norm(np.asarray(classifier(state.params)[0], np.float64))),
             "feature_norm": float(trained["feature_norm"]),
             "gradient_norm": float(logs.gradient_norm),
         }

@@ -14,9 +14,12 @@ import pytest
 
 from deq_nc.collapse import measure
 from deq_nc.config import ConfigError
+from deq_nc.runs import Held, Lock
 from deq_nc.training import TrainingError, train
 from deq_nc.training.loop import measured_epochs
+from deq_nc.training.measure import Measurer
 from deq_nc.training.remeasure import remeasure
+from deq_nc.training.stop import Stop
 
 CONTRACT = (
     "epoch step seconds train_loss train_accuracy test_loss test_accuracy "
@@ -184,8 +187,75 @@ def test_corrupt_checkpoint_falls_back_and_says_so(finished, in_folder, capsys):
         if file.is_file():
             file.write_bytes(b"garbage")
     train(experiment, devices=jax.devices()[:1])
-    assert "cannot be read" in capsys.readouterr().out
+    assert "renamed into damaged/; trying the one before it" in capsys.readouterr().out
+    assert (path / "damaged" / f"{newest.name}-0").is_dir() and numbers(path) == numbers(folder)
+
+
+def test_a_damaged_history_is_written_again_from_the_checkpoint(finished, in_folder, capsys):
+    _, folder = finished
+    experiment = in_folder()
+    path = Path(experiment.workdir)
+    _run_until(experiment, epoch=3)
+    lines = (path / "history.jsonl").read_text().splitlines()
+    (path / "history.jsonl").write_text("\n".join(["garbage", *lines[1:]]) + "\n")
+    train(experiment, devices=jax.devices()[:1])
+    assert "history.jsonl is damaged (line 1 of" in capsys.readouterr().out
     assert numbers(path) == numbers(folder)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "history.jsonl", "analysis.npz", "along.json"])
+def test_damaged_results_of_a_finished_run_are_made_again(finished, capsys, name):
+    experiment, folder = finished
+    before, sound = numbers(folder), json.loads((folder / "summary.json").read_text())
+    (folder / name).write_bytes((folder / name).read_bytes()[:-30])
+    assert train(experiment, devices=jax.devices()[:1])[1] == "finished"
+    out = capsys.readouterr().out
+    assert name in out and "results are made again" in out
+    again = json.loads((folder / "summary.json").read_text())
+    assert numbers(folder) == before and again["checksums"].keys() == sound["checksums"].keys()
+    assert train(experiment, quiet=True)[1] == "already finished"
+
+
+def test_a_run_at_work_is_left_alone(in_folder):
+    experiment = in_folder()
+    with Lock(Path(experiment.workdir)), pytest.raises(Held, match="is in use by process"):
+        train(experiment, quiet=True)
+    assert not (Path(experiment.workdir) / "config.json").exists()
+
+
+def test_weights_that_overflow_are_never_saved(in_folder):
+    """One step an epoch at rate 1e30: the loss before it is finite, the weights after it are not."""
+    experiment = in_folder(train__learning_rate=1e30, train__batch_size=512, train__loss="mse")
+    with pytest.raises(TrainingError, match=r"not finite after (step|epoch) 1"):
+        train(experiment, devices=jax.devices()[:1], quiet=True)
+    path = Path(experiment.workdir)
+    assert not (path / "history.jsonl").read_text() and not list((path / "checkpoints").glob("[0-9]*"))
+
+
+def test_a_signal_in_a_measurement_loses_no_line(finished, in_folder, monkeypatch):
+    """The next call makes it, since its line is due; one at the end stops before the results."""
+    _, folder = finished
+    experiment, stop = in_folder(), Stop()
+    collect, along, calls = Measurer.collect, Measurer.along, []
+
+    def collecting(self, state, part):
+        calls.append(int(state.step))
+        stop.is_set = len(calls) in (3, 7)  # in the second measurement, and in the last
+        return collect(self, state, part)
+
+    def at_the_end(self, state):
+        calls.append("along")
+        stop.is_set = calls.count("along") == 1
+        return along(self, state)
+
+    monkeypatch.setattr(Measurer, "collect", collecting)
+    monkeypatch.setattr(Measurer, "along", at_the_end)
+    statuses = []
+    while len(statuses) < 6 and (not statuses or statuses[-1] != "finished"):
+        stop.is_set = False
+        statuses.append(train(experiment, devices=jax.devices()[:1], quiet=True, stop=stop)[1])
+    assert statuses == ["stopped"] * 3 + ["finished"], calls
+    assert numbers(experiment.workdir) == numbers(folder)
 
 
 def _run_until(experiment, epoch):
