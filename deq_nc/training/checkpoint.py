@@ -27,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from deq_nc.config import ConfigError
+from deq_nc.config import ConfigError, UserError
 from deq_nc.runs import RunError, RunFolder, disk_full, patiently, read_json
 from deq_nc.runs.files import checksum
 from deq_nc.training.mesh import agreed_by_all, is_leader, replicated
@@ -37,8 +37,10 @@ Say = Callable[[str], Any]
 Record = dict[str, Any]
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError, RuntimeError):
     """Training cannot go on (a loss that is not finite, a full disk); the message says what was kept."""
+
+    exit_code = 1
 
 
 class OtherVersion(ConfigError):

@@ -21,7 +21,6 @@ import numpy as np
 
 from deq_nc.config import Experiment
 from deq_nc.data import Dataset, load, steps_per_epoch
-from deq_nc.losses import find_loss
 from deq_nc.models import count_parameters
 from deq_nc.runs import Held, Lock, RunError, RunFolder, default_workdir, disk_full
 from deq_nc.training.checkpoint import Checkpoints, TrainingError, restore
@@ -76,7 +75,6 @@ def train(
     cannot be made again.
     """
     # -- What is asked for ---------------------------------------------------------------------------------------
-    find_loss(experiment.train.loss)
     folder = RunFolder(Path(experiment.workdir) if experiment.workdir else default_workdir(experiment))
     dataset = load(experiment.data)
     steps = steps_per_epoch(len(dataset.train_labels), experiment.train.batch_size)
