@@ -232,12 +232,17 @@ def _report(runs: list[Path], out: Path | None, planned: Sequence[Path] = ()) ->
     from rich.console import Console
     from rich.table import Table
 
-    from deq_nc.report import grid_summary, is_grid, report, summary_rows
+    from deq_nc.names import printable
+    from deq_nc.report import NotWrittenError, make_report
 
-    page = report(runs, out, planned)
-    if is_grid(runs, planned):
+    try:
+        found = make_report(runs, out, planned)
+    except NotWrittenError as error:
+        return _fail(str(error), code=1)
+    rows = found.rows
+    if found.grid:
         # Columns are called `test, ARM` and `minority, ARM`: a table each, so that eighty columns hold it.
-        rows, tables = grid_summary(runs, planned), []
+        tables = []
         for kind, names in _grouped(rows[0]).items():
             arms = (name.removeprefix(f"{kind}, ") for name in names)
             table = Table("setting", "runs", *arms, title=f"{kind} accuracy (%)")
@@ -245,17 +250,18 @@ def _report(runs: list[Path], out: Path | None, planned: Sequence[Path] = ()) ->
                 table.add_row(row["setting"], row["runs"], *(row[name] for name in names))
             tables.append(table)
     else:
-        rows = summary_rows(runs)
         tables = [Table("", *(row["arm"] for row in rows))]
         for quantity in rows[0]:
             if quantity != "arm":
                 tables[0].add_row(quantity, *(row[quantity] for row in rows))
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names of arms are data
     for table in tables:
         # A log has no width of its own: four arms with intervals need more than rich's 80 columns.
         console.print(table, width=console.width if console.is_terminal else 120)
-    print(f"page: {page}")
-    return 0
+    print(f"page: {printable(found.page)}")
+    for line in found.damaged:
+        _fail(line)
+    return 1 if found.damaged else 0
 
 
 def _grouped(row: dict[str, str]) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ ALLOWED = {
     "config": set(),
     "sample": set(),
     "npz": set(),
+    "names": set(),
     "collapse": {"npz"},
     "theory": set(),
     "losses": {"config"},
@@ -19,7 +20,7 @@ ALLOWED = {
     "runs": {"config"},
     "training": {"runs", "models", "data", "collapse", "losses", "equilibrium", "config", "sample"},
     "sweep": {"training", "runs", "data", "config"},
-    "report": {"collapse", "theory", "config", "npz", "sample"},
+    "report": {"collapse", "theory", "runs", "config", "npz", "sample", "names"},
 }
 HOMES = {"jaxopt": {"equilibrium"}, "flax": {"models"}, "orbax": {"training"}, "tensorflow_datasets": {"data"}}
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from deq_nc.names import figure as figure_text
 from deq_nc.report.runs import Run
 from deq_nc.report.style import GREY, Picture, arm_style, new_figure, picture
 from deq_nc.report.tables import arm_runs
@@ -17,6 +20,7 @@ PANELS = (
     ("nc3", "NC3", False),
     ("accuracy", "train accuracy", False),
 )
+SLACK = 1.05  # the recorded residuals are computed once more, in another program
 
 
 def _firsts(runs: Sequence[Run]) -> list[Run]:
@@ -24,9 +28,18 @@ def _firsts(runs: Sequence[Run]) -> list[Run]:
     return [group[0] for group in groups.values()]
 
 
+def cut_short(run: Run) -> bool:
+    """Whether along.json stops before the solve did: above the tolerance, with steps left."""
+    rows = (run.along or {}).get("by_step") or []
+    if not rows or rows[-1]["residual"] is None:
+        return False
+    tol, most = (run.config.get("solver", {}).get(name) for name in ("tol", "max_steps"))
+    return tol is not None and rows[-1]["residual"] > SLACK * tol and (most is None or rows[-1]["step"] < most)
+
+
 def along_pictures(runs: Sequence[Run]) -> list[Picture]:
     """Quantities against the solver's iterate, first finished seed of each arm that solves."""
-    solved = [run for run in _firsts(runs) if "by_step" in run.along]
+    solved = [run for run in _firsts(runs) if run.along.get("by_step")]
     if not solved:
         return []
     figure = new_figure(10, 5)
@@ -34,25 +47,37 @@ def along_pictures(runs: Sequence[Run]) -> list[Picture]:
         for run in solved:
             rows = [row for row in run.along["by_step"] if row[key] is not None]
             steps, values = [row["step"] for row in rows], [row[key] for row in rows]
-            axis.plot(steps, values, label=run.arm, **arm_style(run.arm))
+            axis.plot(steps, values, label=figure_text(run.arm), **arm_style(run.arm))
         axis.set_xlabel("solver iterate (0 = H0)")
         axis.set_ylabel(label)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        if log and all(v > 0 for line in axis.lines for v in line.get_ydata()):
+        if log and all(v > 0 for line in axis.lines for v in line.get_ydata() if v == v):
             axis.set_yscale("log")
         elif log:
             axis.set_yscale("symlog", linthresh=1e-6)
         else:
-            axis.set_ylim(0, 1.08 * axis.dataLim.y1)  # a change of 1 % must look like one
+            top = axis.dataLim.y1
+            axis.set_ylim(0, 1.08 * top if np.isfinite(top) and top > 0 else 1)  # a change of 1 % must look like one
         if key == "residual":
-            tol = solved[0].config["solver"]["tol"]
-            axis.axhline(tol, color=GREY, linewidth=1, linestyle=":")
-            axis.annotate("tolerance", (0.02, tol), xycoords=("axes fraction", "data"), va="bottom", color=GREY)
+            if (tol := solved[0].config.get("solver", {}).get("tol")) is not None:
+                axis.axhline(tol, color=GREY, linewidth=1, linestyle=":")
+                axis.annotate("tolerance", (0.02, tol), xycoords=("axes fraction", "data"), va="bottom", color=GREY)
+            for run in filter(cut_short, solved):
+                end = run.along["by_step"][-1]
+                axis.annotate(
+                    "the record ends,\nthe solve goes on", (end["step"], end["residual"]), (-6, 14), ha="right",
+                    textcoords="offset points", color=GREY, arrowprops={"arrowstyle": "->", "color": GREY},
+                )  # fmt: skip
     which = ", ".join(f"{run.arm} seed {run.seed}" for run in solved)
     caption = (
         f"Training images, trained classifier, features of each iterate ({which}). Where the curves are flat the solve "
         "changes nothing: what it adds is the difference between iterate 0, the encoder's output, and the last."
     )
+    if cut := [f"{run.arm} seed {run.seed}" for run in solved if cut_short(run)]:
+        caption += (
+            f" The record of {', '.join(cut)} ends before the solve did, above the tolerance: the last point here is "
+            "not the equilibrium, and distances are to that point."
+        )
     return [picture("along", "Collapse along the solve", caption, figure)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from deq_nc.names import figure
 from deq_nc.report.runs import Run
 
 LABELLED = 20  # more classes than this: no names in a figure
@@ -19,6 +20,7 @@ def class_order(run: Run) -> tuple[np.ndarray, int]:
 
 
 def class_names(run: Run) -> list[str]:
+    """As matplotlib can draw them; their indices where the run does not say."""
     k = len(run.analysis["class_means"])
     names = (run.summary or {}).get("class_names") or []
-    return [str(name) for name in names] if len(names) == k else [str(index) for index in range(k)]
+    return [figure(name) for name in names] if len(names) == k else [str(index) for index in range(k)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from deq_nc.report.quantities import COSINES, NORMS, quantity
 from deq_nc.report.runs import Run
@@ -55,6 +55,19 @@ def _mark_terminal(axes: Axes, marks: dict[str, float | None]) -> None:
         )
 
 
+def _epoch_axis(axes: Axes, first: int, last: int) -> None:
+    """Logarithmic over a decade or more: most of what happens, happens early, and is measured more densely there."""
+    if first < 1 or last < 10 * first:
+        axes.set_xlim(0, 1.02 * max(last, 1))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        return
+    axes.set_xscale("log")
+    axes.set_xlim(0.9 * first, 1.1 * last)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if last < 1000 * first else (1,)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 def _set_limits(axes: Axes, curves: Sequence[Curve], also: Sequence[float], log: bool, zero: bool) -> None:
     """The y range of seeds, reference lines and 0 if asked, with a margin; a wide band is cut."""
     values = np.concatenate([line for found in curves for _, line in found.seeds] + [np.asarray(also, float)])
@@ -96,7 +109,7 @@ def panels(
     figure = new_figure(11.2, 2.7 * rows + 0.45)
     grid = figure.subplots(rows, columns, squeeze=False)
     marks = {arm: terminal_epoch(group) for arm, group in arms.items()}
-    last = max(run.epoch for run in runs)
+    first, last = min(run.history[0]["epoch"] for run in runs if run.history), max(run.epoch for run in runs)
     lines = False
     for axes, (key, per_arm) in zip(grid.flat, found.items()):
         logarithmic = (log or {}).get(key, quantity(key).log)
@@ -110,8 +123,7 @@ def panels(
             _draw_curve(axes, arm, each)
         _mark_terminal(axes, {arm: marks[arm] for arm in per_arm})
         _set_limits(axes, list(per_arm.values()), [] if level is None else [level], logarithmic, quantity(key).zero)
-        axes.set_xlim(0, 1.02 * max(last, 1))
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _epoch_axis(axes, first, last)
         axes.set(ylabel=quantity(key).label, xlabel="epoch", title=quantity(key).hint)
     for axes in grid.flat[len(found) :]:
         axes.set_visible(False)

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from deq_nc.names import figure as figure_text
 from deq_nc.report import tsne
 from deq_nc.report.classes import LABELLED, class_names, class_order
 from deq_nc.report.runs import Run
@@ -38,7 +39,7 @@ def geometry_pictures(runs: Sequence[Run]) -> list[Picture]:
         return []
     shown = [group[0] for group in groups.values()]
     which = ", ".join(f"{run.arm} seed {run.seed}" for run in shown)
-    return [*_gram(shown, which), *_tsne(shown, which), *_per_class(groups)]
+    return [*_gram(shown, which), *_tsne(shown), *_per_class(groups)]
 
 
 def _gram(shown: Sequence[Run], which: str) -> list[Picture]:
@@ -58,7 +59,7 @@ def _gram(shown: Sequence[Run], which: str) -> list[Picture]:
             gram = gram[np.ix_(order, order)]
             image = axes.imshow(gram, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
             axes.grid(False)
-            axes.set_title(f"{run.arm}: {what}", color="black", fontsize=10)
+            axes.set_title(f"{figure_text(run.arm)}: {what}", color="black", fontsize=10)
             if k <= LABELLED:
                 axes.set_xticks(range(k), names, rotation=90 if max(map(len, names)) > 2 else 0)
                 axes.set_yticks(range(k), names)
@@ -84,8 +85,8 @@ def _gram(shown: Sequence[Run], which: str) -> list[Picture]:
     return [picture("gram", "Gram matrices of class means and of weights", caption, figure)]
 
 
-def _tsne(shown: Sequence[Run], which: str) -> list[Picture]:
-    samples = [(run, sample) for run in shown if (sample := tsne.sample(run)) is not None]
+def _tsne(shown: Sequence[Run]) -> list[Picture]:
+    samples = [(run, sample) for run in shown if len((sample := tsne.sample(run)).points)]
     if not samples:
         return []
     columns = min(len(samples), 2)
@@ -94,15 +95,17 @@ def _tsne(shown: Sequence[Run], which: str) -> list[Picture]:
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(samples) :]:
         axes.set_visible(False)
-    handles: dict[str, Line2D] = {}
+    handles: dict[int, Line2D] = {}
     for axes, (run, sample) in zip(grid.flat, samples):
         handles |= tsne.scatter(axes, run, sample, inches=4.4)
-        axes.set_title(f"{run.arm}: {len(sample.labels)} of {sample.total} test images", color="black", fontsize=10)
+        what = f"{len(sample.labels)} of {sample.total} test images"
+        axes.set_title(f"{figure_text(run.arm)}: {what}", color="black", fontsize=10)
         axes.set(xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", aspect="equal", adjustable="datalim")
     named = ""
     if len(class_order(shown[0])[0]) <= LABELLED:
         figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=10, title="class")
         named = " and named"
+    which = ", ".join(f"{run.arm} seed {run.seed}" for run, _ in samples)
     triangles = " Triangles are minority classes." if class_order(shown[0])[1] else ""
     caption = (
         f"Test features of {which}, coloured{named} by class.{triangles} Tight, separate islands are collapsed "
@@ -151,9 +154,10 @@ def _per_class(groups: dict[str, list[Run]]) -> list[Picture]:
     if k <= LABELLED:
         bottom.set_xticks(x, names, rotation=90 if max(map(len, names)) > 10 else 0)
     handles = [
-        Patch(facecolor=arm_style(arm)["color"], alpha=0.85, hatch=ARM_HATCH.get(arm, ""), edgecolor="white", label=arm)
+        Patch(facecolor=arm_style(arm)["color"], alpha=0.85, hatch=ARM_HATCH.get(arm, ""), edgecolor="white",
+              label=figure_text(arm))
         for arm in groups
-    ]
+    ]  # fmt: skip
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=9.5)
     divided = ", majority classes left of the dotted line" if majority else ""
     caption = (

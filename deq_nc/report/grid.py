@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deq_nc.report.runs import ARM_ORDER, FREE, SETTING, ReportError, Run, check_once, check_together, read_runs
+from deq_nc.names import file_name, printable
+from deq_nc.report.runs import ARM_ORDER, FREE, SETTING, ReportError, Run, check_once, check_together, find_runs
 from deq_nc.report.statistics import Interval, interval
 
 KINDS = ("none", "step", "longtail")
@@ -62,6 +63,7 @@ class Grid:
     runs: dict[Setting, list[Run]]
     numbers: dict[Path, dict[str, Any]] = field(default_factory=dict)
     planned: frozenset[tuple[Setting, str, int]] = frozenset()
+    left_out: tuple[str, ...] = ()  # a sentence on each folder that could not be read
 
     @property
     def all(self) -> list[Run]:
@@ -124,7 +126,7 @@ class Grid:
 
 def read_grid(run_dirs: Sequence[Path], planned: Sequence[Path] = ()) -> Grid:
     """Runs grouped by setting, without their numbers. Raises ReportError as `read_runs` does."""
-    runs = read_runs(run_dirs, (*FREE, *SETTING))
+    runs, left_out = find_runs(run_dirs, (*FREE, *SETTING))
     groups: dict[Setting, list[Run]] = {}
     for run in runs:
         groups.setdefault(setting_of(run.config), []).append(run)
@@ -132,13 +134,15 @@ def read_grid(run_dirs: Sequence[Path], planned: Sequence[Path] = ()) -> Grid:
         check_once(group)
         check_together(group)
     ordered = {setting: groups[setting] for setting in sorted(groups, key=lambda setting: setting.order)}
-    return Grid(ordered, planned=frozenset(_planned(Path(folder)) for folder in planned))
+    return Grid(ordered, {}, frozenset(_planned(Path(folder)) for folder in planned), tuple(left_out))
 
 
 def _planned(folder: Path) -> tuple[Setting, str, int]:
     setting, run = PLANNED.search(folder.parent.name), re.fullmatch(r"(\w+)-seed(\d+)", folder.name)
     if setting is None or run is None:
-        raise ReportError(f"{folder}: expected RECIPE-SETTING/ARM-seedN for a planned run. Name it as the sweep does.")
+        raise ReportError(
+            f"{printable(folder)}: expected RECIPE-SETTING/ARM-seedN for a planned run. Name it as the sweep does."
+        )
     _, majority, step, tail = setting.groups()
     if step:
         found = Setting("step", int(majority), float(step))
@@ -150,4 +154,4 @@ def _planned(folder: Path) -> tuple[Setting, str, int]:
 def default_folder(grid: Grid) -> Path:
     """COMMON PARENT/RECIPE-grid."""
     parent = Path(os.path.commonpath([run.path for run in grid.all]))
-    return parent / f"{grid.all[0].config.get('recipe', 'runs')}-grid"
+    return parent / file_name(f"{grid.all[0].config.get('recipe', 'runs')}-grid")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.lines import Line2D
 
+from deq_nc.names import figure as figure_text
 from deq_nc.report.grid import Grid
 from deq_nc.report.grid_figures import WIDTH, blocks
 from deq_nc.report.style import ARM_HATCH, Picture, arm_style, new_figure, picture
@@ -34,8 +35,8 @@ def amplification_pictures(grid: Grid) -> list[Picture]:
             if (low := axes.get_ylim()[0]) + 1 > (high := axes.get_ylim()[1]):  # a point at least: equal runs look so
                 axes.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
     handles = [
-        Line2D([], [], label=arm, linestyle="none", marker=arm_style(arm)["marker"], color=arm_style(arm)["color"])
-        for arm in grid.arms
+        Line2D([], [], label=figure_text(arm), linestyle="none", marker=style["marker"], color=style["color"])
+        for arm, style in ((arm, arm_style(arm)) for arm in grid.arms)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=9.5)
     caption = (
@@ -85,7 +86,7 @@ def cost_pictures(grid: Grid) -> list[Picture]:
             axes.annotate(
                 format(middle, digits), (place, high), (0, 4), textcoords="offset points", ha="center", fontsize=8
             )
-        axes.set_xticks(range(len(arms)), arms, rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_xticks(range(len(arms)), list(map(figure_text, arms)), rotation=35, ha="right", rotation_mode="anchor")
         axes.set_ylabel(label)
         axes.set_ylim(0, 1.15 * axes.dataLim.y1 or 1)
         axes.grid(False, axis="x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deq_nc.names import markdown
 from deq_nc.report.grid import Grid
 from deq_nc.report.grid_table import GridTable, grid_csv
 from deq_nc.report.grid_tables import (
@@ -27,7 +28,7 @@ EXACT = (accuracy_tables, collapse_tables, control_tables, solve_tables, evidenc
 def table_files(grid: Grid, title: str, remarks: Sequence[str]) -> dict[str, str]:
     """File name -> text. Those called tables and runs are the same bytes for the same numbers; times are in cost."""
     tables, cost = [table for make in EXACT for table in make(grid)], price_tables(grid)
-    head = f"# {title}\n\n" + "".join(f"- {line}\n" for line in remarks) + "\n"
+    head = f"# {markdown(title)}\n\n" + "".join(f"- {markdown(line)}\n" for line in remarks) + "\n"
     said = comparisons(accuracy_tables(grid)) + "\n\n" + comparisons(collapse_tables(grid), MEASURES) + "\n\n"
     return {
         "tables.md": head + said + _markdown(tables),

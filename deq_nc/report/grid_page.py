@@ -6,9 +6,9 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from deq_nc.config import Experiment, differing_fields
+from deq_nc.report import tsne
 from deq_nc.report.along import along_pictures
 from deq_nc.report.curves import curve_pictures
 from deq_nc.report.grid import Grid, Setting
@@ -25,10 +25,10 @@ from deq_nc.report.grid_tables import (
     evidence_tables,
     price_tables,
     solve_tables,
-    with_numbers,
     work_tables,
 )
-from deq_nc.report.page import FLAGS, dataset_name, num_classes, template
+from deq_nc.report.page import dataset_name, num_classes, template
+from deq_nc.report.remarks import arms_text, by_text, cautions, flags, last_row
 from deq_nc.report.runs import FREE, SETTING
 from deq_nc.report.side import side_pictures
 from deq_nc.report.style import Picture, style_context
@@ -49,13 +49,10 @@ class Section:
     folded: bool = False
 
 
-def grid_page(grid: Grid, folder: Path) -> Path:
-    """A grid -> the path of `folder`/index.html, beside figures/, tables.{md,csv,tex}, runs.csv, cost.{md,csv}."""
-    grid = with_numbers(grid)
+def grid_page(grid: Grid) -> dict[str, bytes]:
+    """A grid with its numbers -> its files: tables.{md,csv,tex}, runs.csv, cost.{md,csv}, figures, index.html."""
     classes = next((n for run in grid.all if (n := num_classes(run))), None)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in table_files(grid, title(grid), remarks(grid)).items():
-        (folder / name).write_text(text, encoding="utf-8")
+    files = {name: text.encode() for name, text in table_files(grid, title(grid), remarks(grid)).items()}
     with style_context():
         sections = _sections(grid, classes)
     with style_context(DETAIL_DPI):
@@ -63,13 +60,8 @@ def grid_page(grid: Grid, folder: Path) -> Path:
 
     figures = {picture.name: picture for section in sections for picture in section.pictures}
     figures |= {f"{setting.name}/{picture.name}": picture for setting, pictures in details for picture in pictures}
-    for name, picture in figures.items():
-        path = folder / "figures" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture.png)
-    page = folder / "index.html"
-    page.write_text(_render(grid, sections, details), encoding="utf-8")
-    return page
+    files |= {f"figures/{name}.png": picture.png for name, picture in figures.items()}
+    return files | {"index.html": _render(grid, sections, details).encode()}
 
 
 def _sections(grid: Grid, classes: int | None) -> list[Section]:
@@ -96,7 +88,8 @@ def _sections(grid: Grid, classes: int | None) -> list[Section]:
         Section(
             "solve", "Does the solve do anything?",
             "The deq arm, up to 2,000 training images, the trained classifier on each iterate of the solver: z_0 is "
-            "what the encoder gives, z_T the equilibrium. Where a row hardly changes, the solve does not do it.",
+            "what the encoder gives, z_T the last one recorded: the equilibrium, unless a remark above says that the "
+            "record stops earlier. Where a row hardly changes, the solve does not do it.",
             (), solve_tables(grid), folded=False,
         ),
         Section(
@@ -128,20 +121,20 @@ def title(grid: Grid) -> str:
 
 def remarks(grid: Grid) -> list[str]:
     """What a reader must know before believing a number: missing runs, unconverged solves, notes, devices."""
-    out = grid.missing()
-    found: dict[str, list[str]] = {}
+    out = [*(f"Left out: {line}" for line in grid.left_out), *grid.missing()]
+    found: list[tuple[str, str]] = []
     for setting, runs in grid.runs.items():
         for run in runs:
+            out += [f"{setting.title}, {run.arm} seed {run.seed} {line}" for line in run.damaged]
             if not run.finished:
                 continue
-            last, name = run.history[-1] if run.history else {}, f"{setting.title}, {run.arm}"
-            texts = [f"{int(last[key])} {what}" for key, what in FLAGS.items() if last.get(key)]
-            if last.get("unconverged"):
+            texts = [*flags(run), *cautions(run)]
+            if last_row(run).get("unconverged"):
                 texts.append("equilibria that did not reach the tolerance at the last epoch (see the evidence).")
-            for text in [*texts, *(run.summary.get("notes") or [])]:
-                found.setdefault(text, []).append(name)
+            found += [(f"{setting.title}, {run.arm}", text) for text in [*texts, *(run.summary.get("notes") or [])]]
+        out += [f"{setting.title}, {line}" for line in tsne.remarks(runs)]
     total = sum(run.finished for run in grid.all)
-    for text, names in found.items():
+    for text, names in by_text(found).items():
         out.append(text if len(names) == total else f"{text} ({len(names)} runs: {'; '.join(dict.fromkeys(names))})")
     if len({run.summary.get("device") for run in grid.all if run.summary}) > 1:
         out.append("The runs were made on different devices: see below.")
@@ -181,6 +174,7 @@ def _render(grid: Grid, sections: Sequence[Section], details: Sequence[tuple[Set
     return template(TEMPLATE).render(
         title=title(grid),
         remarks=remarks(grid),
+        arms_text=arms_text(grid.arms),
         arms=grid.arms,
         coverage=_coverage(grid),
         counts=counts,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from deq_nc.names import csv_cell, markdown
 from deq_nc.report.grid import Grid, Setting
 from deq_nc.report.quantities import quantity
 from deq_nc.report.statistics import Interval
@@ -77,7 +78,7 @@ class GridTable:
 
     def markdown(self) -> str:
         rule = ["---"] * len(self.stubs) + ["---:"] * len(self.columns)
-        lines = [[*self.stubs, *self.columns], rule, *self.texts()]
+        lines = [[*self.stubs, *map(markdown, self.columns)], rule, *self.texts()]
         note = f"\n{self.note}\n" if self.note else ""
         return f"## {self.title}\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines) + note
 
@@ -120,7 +121,7 @@ def grid_csv(tables: Iterable[GridTable]) -> str:
                 if (value := entry.value) is not None:
                     half = "" if value.half is None else repr(value.half)
                     marked = int(entry.marked) if entry.paired and value.half is not None else ""
-                    column = column.replace("−", "-")
+                    column = csv_cell(column.replace("−", "-"))
                     writer.writerow([table.name, *place, column, repr(value.mean), half, value.n, marked])
     return out.getvalue()
 

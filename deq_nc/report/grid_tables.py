@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,10 @@ CONTROLS = (
     "train_accuracy amplification norm_gain initial_norm feature_norm weight_norm weights_to_etf weights_to_seli "
     "weights_to_optimum means_to_etf means_to_seli means_to_optimum"
 ).split()
-EVIDENCE = "solver_residual unconverged unconverged_worst adjoint_residual adjoint_unconverged spectral_radius".split()
+EVIDENCE = (
+    "solver_residual unconverged unconverged_worst adjoint_residual adjoint_unconverged spectral_radius "
+    "spectral_radius_error"
+).split()
 WORK = "parameters parameters_arm solver_steps adjoint_steps cell_forward cell_backward terminal_epoch".split()
 PRICE = "step_seconds step_memory_bytes seconds".split()
 
@@ -133,7 +137,7 @@ def solve_tables(grid: Grid) -> list[GridTable]:
 def with_numbers(grid: Grid, *, distances: bool = True) -> Grid:
     """The grid with the numbers of its finished runs."""
     numbers = {run.path: run_numbers(run, distances=distances) for run in grid.all if run.finished}
-    return Grid(grid.runs, numbers, grid.planned)
+    return dataclasses.replace(grid, numbers=numbers)
 
 
 def run_rows(grid: Grid) -> list[dict[str, object]]:
@@ -152,7 +156,11 @@ def grid_summary(run_dirs: Sequence[Path], planned: Sequence[Path] = ()) -> list
 
     Raises ReportError as `report` does.
     """
-    grid = with_numbers(read_grid(run_dirs, planned), distances=False)
+    return summary_table(with_numbers(read_grid(run_dirs, planned), distances=False))
+
+
+def summary_table(grid: Grid) -> list[dict[str, str]]:
+    """The rows of `grid_summary`, of a grid with its numbers."""
     seeds, rows = len(grid.seeds), []
     minority = any(setting.kind != "none" for setting in grid.settings)
     for setting in grid.settings:

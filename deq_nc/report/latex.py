@@ -5,21 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from deq_nc.names import latex as escape
 from deq_nc.report.grid_table import GridTable
 
-SPECIAL = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--", "→": r"$\to$",
-    "‖": r"$\|$", "⁻¹": "$^{-1}$", "⁺": "$^{+}$", "₀": "$_{0}$", "∂": r"$\partial$", "²": "$^{2}$", "×": r"$\times$",
-}  # fmt: skip
-_SPECIAL = re.compile("|".join(map(re.escape, SPECIAL)))
 _NUMBER = re.compile(r"(?P<mean>[+-]?[\d.,]+)(?: ± (?P<half><?[\d.,]+))?(?P<mark> \*)?(?P<seeds> \(\d+/\d+\))?")
 _POWER = re.compile(r"\(?(?P<mean>[+-]?[\d.]+)(?: ± (?P<half><?[\d.]+)\))?e(?P<power>[+-]\d+)(?P<seeds> \(\d+/\d+\))?")
-
-
-def escape(text: str) -> str:
-    """Plain text as LaTeX text."""
-    return _SPECIAL.sub(lambda found: SPECIAL[found.group()], text)
 
 
 def number(text: str) -> str:

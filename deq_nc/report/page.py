@@ -11,10 +11,13 @@ from typing import Any
 import jinja2
 
 from deq_nc.config import Experiment, differing_fields
+from deq_nc.names import markdown
+from deq_nc.report import tsne
 from deq_nc.report.along import along_pictures, layer_rows
 from deq_nc.report.curves import curve_pictures
 from deq_nc.report.geometry import geometry_pictures
 from deq_nc.report.quantities import COST, MORE, quantity
+from deq_nc.report.remarks import arms_text, by_text, cautions, flags
 from deq_nc.report.runs import Run
 from deq_nc.report.style import style_context
 from deq_nc.report.tables import (
@@ -31,17 +34,10 @@ from deq_nc.report.tables import (
 from deq_nc.report.theory import predictions
 
 TEMPLATE = "page.html.j2"
-FLAGS = {  # what collapse.measure counts and leaves out or cannot measure
-    "empty": "classes without a training image are left out of every measure.",
-    "single": "classes have one training image; their spread is 0 by construction.",
-    "zero_means": "class means coincide with the global mean; their angles are left out.",
-    "zero_weights": "classifier rows are zero; their angles are left out.",
-    "outside": "training images carry a label outside the classes and are left out.",
-}
 
 
-def single_page(runs: Sequence[Run], folder: Path) -> Path:
-    """Runs of one setting -> the path of `folder`/index.html, beside its figures and tables as files."""
+def single_page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> dict[str, bytes]:
+    """Runs of one setting -> the files of their page: figures, tables, index.html; `left_out`: what is not there."""
     classes = next((n for run in runs if (n := num_classes(run))), None)
     with style_context():
         curves = [*curve_pictures(runs, classes), *along_pictures(runs)]
@@ -50,17 +46,14 @@ def single_page(runs: Sequence[Run], folder: Path) -> Path:
     tables = [headline(runs), evidence(runs), blocks(runs), table("More measures", runs, MORE)]
     tables = [each for each in tables if each.rows]
 
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for each in (*curves, *geometry):
-        (folder / "figures" / f"{each.name}.png").write_bytes(each.png)
-    text = f"# {title(runs)}\n\n" + "".join(f"- {line}\n" for line in remarks(runs)) + "\n"
+    files = {f"figures/{each.name}.png": each.png for each in (*curves, *geometry)}
+    said = remarks(runs, left_out)
+    head = f"# {markdown(title(runs))}\n\n" + "".join(f"- {markdown(line)}\n" for line in said) + "\n"
     for name, chosen in (("tables", tables), ("cost", [cost])):
-        (folder / f"{name}.md").write_text(text + "\n".join(each.markdown() for each in chosen), encoding="utf-8")
-        (folder / f"{name}.csv").write_text(tables_csv(chosen), encoding="utf-8")
-    (folder / "runs.csv").write_text(runs_csv(runs), encoding="utf-8")
-    page = folder / "index.html"
-    page.write_text(_render(runs, [*tables, cost], [*curves, *geometry]), encoding="utf-8")
-    return page
+        files[f"{name}.md"] = (head + "\n".join(each.markdown() for each in chosen)).encode()
+        files[f"{name}.csv"] = tables_csv(chosen).encode()
+    files["runs.csv"] = runs_csv(runs).encode()
+    return files | {"index.html": _render(runs, said, [*tables, cost], [*curves, *geometry]).encode()}
 
 
 def title(runs: Sequence[Run]) -> str:
@@ -69,9 +62,9 @@ def title(runs: Sequence[Run]) -> str:
     return f"{dataset_name(runs)}, {_imbalance(runs)}: {', '.join(arm_runs(runs))}, {seeds} seed{'s' * (seeds != 1)}"
 
 
-def remarks(runs: Sequence[Run]) -> list[str]:
-    """What a reader must know before believing a number: unfinished runs, unconverged solves, notes."""
-    out = []
+def remarks(runs: Sequence[Run], left_out: Sequence[str] = ()) -> list[str]:
+    """What a reader must know before believing a number: runs that are not there, unconverged solves, notes."""
+    out = [f"Left out: {line}" for line in left_out]
     finished_arms = {run.arm for run in runs if run.finished}
     for run in runs:
         name = f"{run.arm} seed {run.seed}"
@@ -83,14 +76,13 @@ def remarks(runs: Sequence[Run]) -> list[str]:
                 f"{name}: {share:.2%} of the equilibria did not reach the tolerance at the last epoch; its "
                 "collapse numbers are measured partly on points that are not equilibria."
             )
-        last = run.history[-1] if run.history else {}
-        out += [f"{name}: {int(last[key])} {what}" for key, what in FLAGS.items() if last.get(key)]
-    notes: dict[str, list[str]] = {}
-    for run in runs:
-        for note in (run.summary or {}).get("notes") or []:
-            notes.setdefault(note, []).append(f"{run.arm} seed {run.seed}")
-    finished = sum(run.finished for run in runs)
-    out += [note if len(names) == finished else f"{', '.join(names)}: {note}" for note, names in notes.items()]
+        out += [f"{name} {line}" for line in run.damaged]
+        out += [f"{name}: {line}" for line in flags(run)]
+    cautioned = by_text([(f"{run.arm} seed {run.seed}", text) for run in runs for text in cautions(run)])
+    out += [f"{', '.join(names)}: {text}" for text, names in cautioned.items()] + tsne.remarks(runs)
+    done = [run for run in runs if run.summary is not None]
+    notes = by_text([(f"{run.arm} seed {run.seed}", note) for run in done for note in run.summary.get("notes") or []])
+    out += [note if len(names) == len(done) else f"{', '.join(names)}: {note}" for note, names in notes.items()]
     if len({run.summary.get("device") for run in runs if run.summary}) > 1:
         out.append("The runs were made on different devices: see below.")
     return out
@@ -155,12 +147,13 @@ def template(name: str) -> jinja2.Template:
     ).get_template(name)  # fmt: skip
 
 
-def _render(runs: Sequence[Run], tables: Sequence[Table], pictures: Sequence[Any]) -> str:
+def _render(runs: Sequence[Run], said: Sequence[str], tables: Sequence[Table], pictures: Sequence[Any]) -> str:
     changed = differing_fields(dataclasses.asdict(Experiment()), runs[0].config)
     class_heading, class_rows = _class_rows(runs)
     return template(TEMPLATE).render(
         title=title(runs),
-        remarks=remarks(runs),
+        arms_text=arms_text(arm_runs(runs)),
+        remarks=said,
         tables=[
             (each.title, each.arms, [(quantity(key).hint, texts) for (key, _), texts in zip(each.rows, each.texts())])
             for each in tables

@@ -60,7 +60,8 @@ _KNOWN = (
              digits=".2g", zero=True, hint="in training steps"),
     Quantity("adjoint_escalated", "adjoint escalated", "fraction",
              digits=".2g", zero=True, hint="solved again by GMRES"),
-    Quantity("spectral_radius", "spectral radius at z*", hint="of ∂f/∂z; below 1, iteration converges"),
+    Quantity("spectral_radius", "spectral radius at z*", hint="estimate for ∂f/∂z; plain iteration needs less than 1"),
+    Quantity("spectral_radius_error", "error of the spectral radius", digits=".1e", hint="of the estimate, absolute"),
     Quantity("cosine_majority_means", "cosine of means, majority", hint="pairs of majority classes"),
     Quantity("cosine_cross_means", "cosine of means, cross", hint="a majority and a minority class"),
     Quantity("cosine_minority_means", "cosine of means, minority", hint="pairs of minority classes"),
@@ -116,7 +117,7 @@ HEADLINE = (
 ).split()
 EVIDENCE = (
     "solver_steps solver_residual unconverged unconverged_worst adjoint_steps adjoint_residual adjoint_unconverged "
-    "adjoint_escalated spectral_radius"
+    "adjoint_escalated spectral_radius spectral_radius_error"
 ).split()
 MORE = (
     "nc1_ratio nc3_product cdnv equinorm_means equinorm_weights feature_norm weight_norm rank condition nc2_floor"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.lines import Line2D
 
+from deq_nc.names import figure as figure_text
 from deq_nc.report import tsne
 from deq_nc.report.classes import LABELLED, class_names, class_order
 from deq_nc.report.geometry import cosines
@@ -22,15 +23,11 @@ def side_pictures(runs: Sequence[Run]) -> list[Picture]:
         return []
     figure = new_figure(2.9 * len(shown) + 0.7, 8.4)
     panels = figure.subplots(3, len(shown), squeeze=False)
-    handles: dict[str, Line2D] = {}
+    handles: dict[int, Line2D] = {}
     for run, (points, means, weights) in zip(shown, panels.T):
         order, majority = class_order(run)
-        sample = tsne.sample(run)
-        if sample is None:
-            points.set_axis_off()
-        else:
-            handles |= tsne.scatter(points, run, sample, inches=2.5, fontsize=8)
-        points.set_title(f"{run.arm} seed {run.seed}", color="black", fontsize=10)
+        handles |= tsne.scatter(points, run, tsne.sample(run), inches=2.5, fontsize=8)
+        points.set_title(f"{figure_text(run.arm)} seed {run.seed}", color="black", fontsize=10)
         for axes, gram in (
             (means, cosines(run.analysis["class_means"], centre=True)),
             (weights, cosines(run.analysis["weights"])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from deq_nc.names import figure as figure_text
 
 ARM_STYLE: dict[str, dict[str, Any]] = {
     "explicit": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
@@ -62,7 +65,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 def picture(name: str, title: str, caption: str, figure: Figure) -> Picture:
     out = io.BytesIO()
-    figure.savefig(out, format="png", facecolor="white")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box is drawn instead
+        figure.savefig(out, format="png", facecolor="white")
     return Picture(name, title, caption, out.getvalue())
 
 
@@ -77,5 +82,5 @@ def arm_style(arm: str) -> dict[str, Any]:
 
 def arm_legend(figure: Figure, arms: Iterable[str], extra: Iterable[Line2D] = ()) -> None:
     """Legend above the panels, outside every axis."""
-    handles = [Line2D([], [], label=arm, **arm_style(arm)) for arm in arms] + list(extra)
+    handles = [Line2D([], [], label=figure_text(arm), **arm_style(arm)) for arm in arms] + list(extra)
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=3.2, fontsize=9.5)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deq_nc.names import csv_cell, markdown
 from deq_nc.report.quantities import BLOCKS, EVIDENCE, HEADLINE, TIMES, quantity, scalars
 from deq_nc.report.runs import Run, read_runs
 from deq_nc.report.statistics import Interval, interval
@@ -56,7 +57,7 @@ class Table:
         return [[quantity(key).label, *(cell.text for cell in cells)] for key, cells in self.rows]
 
     def markdown(self) -> str:
-        lines = [["quantity", *self.arms], ["---"] + ["---:"] * len(self.arms), *self.texts()]
+        lines = [["quantity", *map(markdown, self.arms)], ["---"] + ["---:"] * len(self.arms), *self.texts()]
         return f"## {self.title}\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
@@ -106,7 +107,11 @@ def summary_rows(run_dirs: Sequence[Path]) -> list[dict[str, str]]:
 
     Raises ReportError as `read_runs` does.
     """
-    runs = read_runs(run_dirs)
+    return arm_summary(read_runs(run_dirs))
+
+
+def arm_summary(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """The rows of `summary_rows`."""
     found = headline(runs)
     groups = arm_runs(runs)
     rows = []
@@ -126,7 +131,7 @@ def tables_csv(tables: Iterable[Table]) -> str:
             for arm, cell in zip(each.arms, cells):
                 if cell.value is not None:
                     half = "" if cell.value.half is None else repr(cell.value.half)
-                    writer.writerow([each.title, arm, key, repr(cell.value.mean), half, cell.value.n])
+                    writer.writerow([each.title, csv_cell(arm), key, repr(cell.value.mean), half, cell.value.n])
     return out.getvalue()
 
 
@@ -140,7 +145,7 @@ def rows_csv(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as CSV; a column that only some rows have is empty in the others."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
-    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(csv_cell, columns))
+    writer.writerows([csv_cell(row.get(column, "")) for column in columns] for row in rows)
     return out.getvalue()

@@ -37,6 +37,11 @@ def run_bridge(run: Run) -> Any:
     saved = run.analysis
     weights, means, counts = (saved[name] for name in ("weights", "class_means", "train_counts"))
     labels, square = saved["labels_train"], np.square(np.asarray(saved["features_train"], np.float64)).sum(1)
+    if unseen := [k for k in range(len(weights)) if counts[k] > 0 and not (labels == k).any()]:
+        raise ValueError(
+            f"expected kept features of every class, got none of {len(unseen)} of {len(weights)}: an older version "
+            "kept the first images."
+        )
     present = [k for k in range(len(weights)) if (labels == k).any()]
     norm = float(np.mean([square[labels == k].mean() for k in present]))
     return bridge(

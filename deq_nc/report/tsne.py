@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import matplotlib
@@ -12,48 +13,103 @@ from matplotlib.lines import Line2D
 
 from deq_nc.report.classes import LABELLED, class_names, class_order
 from deq_nc.report.runs import Run
+from deq_nc.report.tables import arm_runs
+from deq_nc.sample import even_sample
 
 POINTS = 1000  # about 3 s an arm on one core
 
 
+FEWEST = 10
+
+
 class Sample(NamedTuple):
-    """points [n, 2] in [-1, 1], labels [n], and how many test images there were."""
+    """points [n, 2] in [-1, 1], labels [n], and how many test images there were; or, without points, why."""
 
     points: np.ndarray
     labels: np.ndarray
     total: int
+    reason: str = ""
+
+
+def unfit(features: np.ndarray) -> str:
+    """Why features [n, D] have no t-SNE, or nothing.
+
+    Rows that float32 cannot tell apart must not reach scikit-learn: it divides by the spread of the first component,
+    and reads outside of its arrays where that is 0.
+    """
+    x = np.asarray(features, dtype=np.float64)
+    if len(x) < FEWEST:
+        return f"fewer than {FEWEST} test images"
+    if not np.isfinite(x).all():
+        return "the test features hold NaN or infinity"
+    size, spread = _extent(x)
+    return "" if spread > len(x) * float(np.finfo(np.float32).eps) * size else "the test features do not vary"
+
+
+def _extent(x: np.ndarray) -> tuple[float, float]:
+    """Largest entry, and largest distance of an entry to its column's mean."""
+    size = float(np.abs(x).max())
+    return size, size * float(np.abs(x / size - (x / size).mean(0)).max()) if size else 0.0
 
 
 def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
-    """t-SNE of features [n, D] -> [n, 2], scaled to unit size; the same input and seed give the same picture."""
+    """t-SNE of features [n, D] -> [n, 2], scaled to unit size; the same input and seed give the same picture.
+
+    Raises ValueError where they are `unfit`.
+    """
     from sklearn.manifold import TSNE  # a second to import, and only this figure needs it
     from threadpoolctl import threadpool_limits
 
-    x = np.asarray(features, dtype=np.float32)
+    if reason := unfit(features):
+        raise ValueError(reason)
+    x = np.asarray(features, dtype=np.float64)
+    size, spread = _extent(x)
+    if not (1e-10 < spread and size < 1e10):  # squares would leave the range of float32
+        x = (x - x.mean(0)) / spread
+    x = x.astype(np.float32)
+    x = x if x.shape[1] > 1 else np.concatenate([x, np.zeros_like(x)], 1)
     with threadpool_limits(1):  # threads that wait for one another spin on busy cores
         points = TSNE(perplexity=min(30.0, (len(x) - 1) / 3), random_state=seed).fit_transform(x)
     return points / np.abs(points).max()
 
 
-def sample(run: Run) -> Sample | None:
-    """Up to POINTS test images of a run with an analysis; None without ten finite features to embed."""
-    features, labels = run.analysis.get("features_test"), run.analysis.get("labels_test")
-    if features is None or labels is None or len(labels) < 10 or not np.isfinite(features).all():
-        return None
-    keep = np.sort(np.random.default_rng(0).permutation(len(labels))[:POINTS])
-    return Sample(embed(features[keep]), labels[keep], len(labels))
+def sample(run: Run) -> Sample:
+    """At most POINTS test images of a run with an analysis, evenly over their order."""
+    features, labels = _chosen(run)
+    reason = unfit(features)
+    if reason:
+        return Sample(np.empty((0, 2)), labels[:0], len(run.analysis["labels_test"]), reason)
+    return Sample(embed(features), labels, len(run.analysis["labels_test"]))
 
 
-def scatter(axes: Axes, run: Run, sample: Sample, *, inches: float, fontsize: float = 9.0) -> dict[str, Line2D]:
+def remarks(runs: Iterable[Run]) -> list[str]:
+    """A sentence on each of the runs shown (the first with an analysis of its arm) that has no t-SNE."""
+    firsts = [group[0] for group in arm_runs(run for run in runs if run.analysis is not None).values()]
+    found = [(run, unfit(_chosen(run)[0])) for run in firsts]
+    return [f"{run.arm} seed {run.seed}: no t-SNE, since {reason}." for run, reason in found if reason]
+
+
+def _chosen(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    labels = run.analysis["labels_test"]
+    keep = even_sample(len(labels), POINTS)
+    return run.analysis["features_test"][keep], labels[keep]
+
+
+def scatter(axes: Axes, run: Run, sample: Sample, *, inches: float, fontsize: float = 9.0) -> dict[int, Line2D]:
     """Draws a sample on square axes `inches` wide; minority classes are triangles. Returns each class's legend handle.
 
-    A class's name stands at its median point unless it would lie on another name there: the legend has it.
+    Without points, the reason is written there. A class's name stands at its median point unless it would lie on
+    another name there: the legend has it.
     """
     axes.set(xticks=[], yticks=[], box_aspect=1)
+    if sample.reason:
+        axes.text(0.5, 0.5, f"no t-SNE:\n{sample.reason}", ha="center", va="center", transform=axes.transAxes)
+        axes.grid(False)
+        return {}
     order, majority = class_order(run)
     palette = matplotlib.colormaps["tab10" if len(order) <= 10 else "turbo"]
     em = 2 * fontsize / 72 / inches  # the height of a letter, where the points span 2
-    handles: dict[str, Line2D] = {}
+    handles: dict[int, Line2D] = {}
     written: list[tuple[np.ndarray, str]] = []
     for rank, index in enumerate(order):
         mine, name = sample.points[sample.labels == index], class_names(run)[index]
@@ -62,7 +118,7 @@ def scatter(axes: Axes, run: Run, sample: Sample, *, inches: float, fontsize: fl
         color = palette(rank if len(order) <= 10 else rank / (len(order) - 1))
         marker = "^" if majority and rank >= majority else "o"
         axes.scatter(*mine.T, s=3 * inches, color=color, marker=marker, alpha=0.75, linewidths=0)
-        handles[name] = Line2D([], [], color=color, marker=marker, linestyle="", label=name)
+        handles[int(index)] = Line2D([], [], color=color, marker=marker, linestyle="", label=name)
         centre = np.median(mine, axis=0)
         apart = [np.abs(centre - other) > (0.45 * em * len(name + text), 1.5 * em) for other, text in written]
         if len(order) <= LABELLED and all(each.any() for each in apart):

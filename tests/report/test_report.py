@@ -11,8 +11,8 @@ import pytest
 from matplotlib.image import imread
 
 from deq_nc.report import ReportError, report, summary_rows
-from deq_nc.report.page import FLAGS
 from deq_nc.report.quantities import BLOCKS, COSINES, NORMS
+from deq_nc.report.remarks import FLAGS
 from deq_nc.report.runs import FREE, SETTING, read_runs
 
 from .folders import EPOCHS, K, make_run
@@ -155,13 +155,13 @@ def test_cut_off_last_line_is_ignored(tmp_path):
     history.write_text("\n".join(lines)[:-40])
     assert summary_rows([run])[0]["epochs"] == str(EPOCHS[2])
     history.write_text("\n".join([lines[0], lines[1][:40], lines[2]]))
-    with pytest.raises(ReportError, match=r"history.jsonl, line 2.*Only the last line may be cut off"):
+    with pytest.raises(ReportError, match=r"history.jsonl: line 2 .*Only the last line may be cut off"):
         summary_rows([run])
 
 
 def test_missing_and_unknown_keys_do_no_harm(tmp_path):
     run = make_run(tmp_path, finished=False, epochs=EPOCHS[:4])
-    rows = [{"epoch": epoch, "nc1": 1.0 / epoch, "novel": 3.0, "nc3": float("nan")} for epoch in (1, 2)]
+    rows = [{"epoch": epoch, "step": epoch, "nc1": 1.0 / epoch, "novel": 3.0, "nc3": float("nan")} for epoch in (1, 2)]
     (run / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = report([run])
     assert {path.stem for path in (page.parent / "figures").glob("*.png")} == {"collapse"}
@@ -232,10 +232,3 @@ def test_nothing_to_report_is_a_clear_error(tmp_path):
     (tmp_path / "deq-seed0" / "config.json").write_text("{")
     with pytest.raises(ReportError, match="config.json: expected JSON"):
         report([tmp_path])
-
-
-def test_archive_with_pickled_objects_is_refused(tmp_path):
-    run = make_run(tmp_path)
-    np.savez(run / "analysis.npz", class_means=np.array([{}], dtype=object))
-    with pytest.raises(ReportError, match="analysis.npz: expected plain arrays"):
-        report([run])
