@@ -20,6 +20,8 @@ DRAFT = ".draft-"
 class NotWrittenError(ReportError):
     """The page could not be written; the message says what was kept."""
 
+    exit_code = 1
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
