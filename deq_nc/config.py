@@ -32,6 +32,7 @@ Dtype = Literal["float32", "bfloat16"]
 Schedule = Literal["collapse", "paper", "cosine"]
 Decay = Literal["coupled", "decoupled"]
 Loss = Literal["cross_entropy", "mse", "logit_adjusted"]  # the keys of losses.LOSSES
+Statistics = Literal["fresh", "running"]
 Augment = Literal["none", "crop", "crop_flip"]
 
 ARMS: tuple[str, ...] = get_args(Arm)
@@ -206,6 +207,7 @@ class TrainConfig:
     loss: Loss = "cross_entropy"
     jacobian_penalty: float = 0.0  # times ||df/dz||_F^2 / n at z*, added to the loss of the deq arm (Hutchinson)
     measurements: int = 25  # measured epochs, denser early
+    statistics: Statistics = "fresh"  # of the encoder's BatchNorm in measurements: of the weights at hand, or running
     eval_batch_size: int = 512
     checkpoint_seconds: float = 60.0  # least time between two checkpoints; measured epochs are the moments for them
     keep_checkpoints: int = 2
@@ -257,6 +259,7 @@ class Experiment:
         fields = json.loads(text)
         parts = {"data": DataConfig, "model": ModelConfig, "solver": EquilibriumConfig, "train": TrainConfig}
         try:
+            fields["train"] = {"statistics": "running"} | fields["train"]  # runs from before the field measured so
             return cls(**{name: parts[name](**value) if name in parts else value for name, value in fields.items()})
         except (TypeError, AttributeError) as error:
             raise ConfigError(f"config.json: {error}. It was written by another version of deq_nc.") from None

@@ -10,13 +10,14 @@ import jax
 
 Array = jax.Array
 Module = Any  # a flax module class
+MOMENTUM = 0.9  # of BatchNorm's running statistics
 
 
 def norm_layer(name: str, train: bool, mask: Array | None) -> Module:
     """BatchNorm over the unmasked rows, as in the ResNets of the collapse literature, or GroupNorm, per example."""
     if name == "batch":
         rows = None if mask is None else mask[:, None, None, None]
-        return lambda: partial(nn.BatchNorm(use_running_average=not train, momentum=0.9), mask=rows)
+        return lambda: partial(nn.BatchNorm(use_running_average=not train, momentum=MOMENTUM), mask=rows)
     return partial(nn.GroupNorm, num_groups=None, group_size=8)
 
 

@@ -30,6 +30,8 @@ _KNOWN = (
     Quantity("epoch", "epochs", digits=".0f", hint="last measured epoch"),
     Quantity("terminal_epoch", "terminal epoch", digits=".0f", hint="first measured epoch with train error 0"),
     Quantity("train_accuracy", "train accuracy", digits=".4f", hint="share of training images"),
+    Quantity("train_accuracy_in_training", "train accuracy, in training", digits=".4f",
+             hint="of the epoch's batches as they came, each before its step, in training mode"),
     Quantity("test_accuracy", "test accuracy", digits=".4f", hint="share of test images"),
     Quantity("test_accuracy_majority", "test accuracy, majority", digits=".4f", hint="over the majority classes"),
     Quantity("test_accuracy_minority", "test accuracy, minority", digits=".4f", hint="over the minority classes"),
@@ -120,7 +122,8 @@ EVIDENCE = (
     "adjoint_escalated spectral_radius spectral_radius_error"
 ).split()
 MORE = (
-    "nc1_ratio nc3_product cdnv equinorm_means equinorm_weights feature_norm weight_norm rank condition nc2_floor"
+    "train_accuracy_in_training nc1_ratio nc3_product cdnv equinorm_means equinorm_weights feature_norm weight_norm "
+    "rank condition nc2_floor"
 ).split()
 COSINES = tuple(
     f"{name}_{what}"

@@ -36,14 +36,8 @@ def run_bridge(run: Run) -> Any:
 
     saved = run.analysis
     weights, means, counts = (saved[name] for name in ("weights", "class_means", "train_counts"))
-    labels, square = saved["labels_train"], np.square(np.asarray(saved["features_train"], np.float64)).sum(1)
-    if unseen := [k for k in range(len(weights)) if counts[k] > 0 and not (labels == k).any()]:
-        raise ValueError(
-            f"expected kept features of every class, got none of {len(unseen)} of {len(weights)}: an older version "
-            "kept the first images."
-        )
-    present = [k for k in range(len(weights)) if (labels == k).any()]
-    norm = float(np.mean([square[labels == k].mean() for k in present]))
+    squares = saved["class_squares"] if "class_squares" in saved else _class_squares(saved)
+    norm = float(np.nanmean(squares))
     return bridge(
         weights, means, norm, counts, arm=run.arm, bias=saved["bias"], amplification=amplification(run),
         train_loss=run.history[-1].get("train_loss") if run.history else None,
@@ -56,6 +50,21 @@ def amplification(run: Run) -> float | None:
         return None
     found = float(np.mean(run.analysis["amplification"]))
     return found if np.isfinite(found) else None
+
+
+def _class_squares(saved: dict[str, np.ndarray]) -> list[float]:
+    """Mean ||h||^2 of each class among the kept features, for runs older than the array of that name.
+
+    Raises ValueError where a class that was trained on has none.
+    """
+    counts = saved["train_counts"]
+    labels, square = saved["labels_train"], np.square(np.asarray(saved["features_train"], np.float64)).sum(1)
+    if unseen := [k for k in range(len(counts)) if counts[k] > 0 and not (labels == k).any()]:
+        raise ValueError(
+            f"expected kept features of every class, got none of {len(unseen)} of {len(counts)}: an older version "
+            "kept the first images."
+        )
+    return [square[labels == k].mean() for k in range(len(counts)) if (labels == k).any()]
 
 
 def _predict(run: Run) -> Prediction:

@@ -15,15 +15,17 @@ import numpy as np
 
 from deq_nc.collapse import class_moments, scalars
 from deq_nc.data import Batch, Dataset, padded_batches
+from deq_nc.sample import even_sample
 from deq_nc.training import along
 from deq_nc.training.evaluate import Features, classifier
 from deq_nc.training.mesh import padded, replicated
 from deq_nc.training.program import Program
 from deq_nc.training.state import Logs, TrainState, stream
+from deq_nc.training.statistics import Moments
 from deq_nc.training.step import Corpus, corpus
 
 Array = jax.Array
-SPECTRUM_EXAMPLES = 32  # spectral radius and amplification are measured on the first so many training images
+SPECTRUM_EXAMPLES = 32  # spectral radius and amplification are measured on so many training images
 MUST_BE_FINITE = ("train_loss", "test_loss")
 SAVED_FEATURES = 5000  # rows of each set kept in analysis.npz
 
@@ -37,14 +39,25 @@ class Measurer:
         self.program, self.dataset, self.pulse = program, dataset, pulse
         self.train, self.test = train, corpus(dataset, "test", program.mesh)
         self.majority = None if dataset.majority.all() else jnp.asarray(dataset.majority)
-        self._at: int | None = None  # the step that `_parts` were collected at
+        self._at: int | None = None  # the step that `_state` and `_parts` belong to
 
     def features(self, state: TrainState) -> tuple[Features, Features]:
         """Train and test features; kept until the next step, since line, analysis and along need the same passes."""
         if self._at != int(state.step):
-            self._parts = self.collect(state, self.train), self.collect(state, self.test)
+            self._state = self._fresh(state)
+            self._parts = self.collect(self._state, self.train), self.collect(self._state, self.test)
             self._at = int(state.step)
         return self._parts
+
+    def _fresh(self, state: TrainState) -> TrainState:
+        """The state to measure: with the encoder's statistics of these very weights, where train.statistics asks."""
+        program = self.program
+        if program.network.experiment.train.statistics == "running" or "encoder" not in state.batch_stats:
+            return state
+        moments, order = Moments.zero(state.batch_stats["encoder"]), program.order(state.seed, state.step)
+        for ahead in range(program.steps):
+            moments = program.moments(moments, state, self.train, order, ahead)
+        return state._replace(batch_stats=state.batch_stats | {"encoder": moments.layers})
 
     def collect(self, state: TrainState, part: Corpus) -> Features:
         program, size = self.program, part.image.shape[0]
@@ -70,6 +83,7 @@ class Measurer:
         line: dict[str, float | None] = {
             "train_loss": float(trained["loss"]),
             "train_accuracy": float(trained["accuracy"]),
+            "train_accuracy_in_training": float(logs.correct / logs.examples),
             "test_loss": float(tested["loss"]),
             "test_accuracy": float(tested["accuracy"]),
             **self._block_accuracies(test),
@@ -87,7 +101,7 @@ class Measurer:
             "adjoint_residual": float(logs.adjoint_residual),
             "adjoint_unconverged": float(logs.adjoint_unconverged / logs.examples),
             "adjoint_escalated": float(logs.adjoint_escalated / logs.examples),
-            "spectral_radius": float(program.radius(*self._few(state)).max()) if solves else None,
+            "spectral_radius": float(program.radius(*self._few()).max()) if solves else None,
         }
         line |= {name: value if solves else None for name, value in evidence.items()}
         return {name: value if name in MUST_BE_FINITE else _finite(value) for name, value in line.items()}
@@ -98,22 +112,20 @@ class Measurer:
         weights, bias = classifier(state.params)
         moments = class_moments(train.features, train.labels, self.dataset.num_classes, mask=train.mask)
         means = np.asarray(moments.means)
-        kept, tested = np.asarray(train.mask), np.asarray(test.mask)
         arrays = {
-            "features_train": np.asarray(train.features)[kept][:SAVED_FEATURES],
-            "labels_train": np.asarray(train.labels)[kept][:SAVED_FEATURES],
-            "features_test": np.asarray(test.features)[tested][:SAVED_FEATURES],
-            "labels_test": np.asarray(test.labels)[tested][:SAVED_FEATURES],
+            **_sample(train, "train"),
+            **_sample(test, "test"),
             "class_means": means,
+            "class_squares": _class_mean(jnp.square(train.features).sum(1), train, self.dataset.num_classes),
             "global_mean": means.mean(axis=0),
             "weights": np.asarray(weights),
             "bias": np.asarray(bias),
-            "test_accuracy_per_class": _accuracy_per_class(test, self.dataset.num_classes),
+            "test_accuracy_per_class": _class_mean(test.correct, test, self.dataset.num_classes),
             "train_counts": self.dataset.train_counts,
             "majority": self.dataset.majority,
         }
         if self.program.amplification is not None:
-            arrays["amplification"] = np.asarray(self.program.amplification(*self._few(state)))
+            arrays["amplification"] = np.asarray(self.program.amplification(*self._few()))
         return arrays
 
     def along(self, state: TrainState) -> dict[str, list[dict[str, Any]]]:
@@ -122,7 +134,7 @@ class Measurer:
         train, test = self.features(state)
         found = {"layers": along.layers(train, test, state.params, classes)}
         if self.program.iterates is not None:
-            found |= along.solve(self.program, state, self.train, self.test, self.dataset.majority)
+            found |= along.solve(self.program, self._state, self.train, self.test, self.dataset.majority)
         return found
 
     def initial_norm(self, state: TrainState) -> float:
@@ -130,11 +142,11 @@ class Measurer:
         train, _ = self.features(state)
         return float(jax.device_get(self.program.summary(train)["initial_norm"]))
 
-    def _few(self, state: TrainState) -> tuple[Any, Batch, Array]:
-        """Variables, the first few training images, and a key that follows the step."""
-        size = self.train.image.shape[0]
-        batch = padded(min(SPECTRUM_EXAMPLES, size), self.program.mesh)
-        rows = (np.arange(batch, dtype=np.int32) % size, np.ones(batch, bool))
+    def _few(self) -> tuple[Any, Batch, Array]:
+        """Variables, a few training images spread evenly over the set, and a key that follows the step."""
+        state, few = self._state, even_sample(self.train.image.shape[0], SPECTRUM_EXAMPLES).astype(np.int32)
+        index = np.resize(few, padded(len(few), self.program.mesh))
+        rows = (index, np.arange(len(index)) < len(few))
         index, mask = jax.device_put(rows, replicated(self.program.mesh))
         key = jax.random.fold_in(stream(state.seed, "measure"), state.step)
         return _variables(state), self.program.rows(self.train, index, mask), key
@@ -158,10 +170,17 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _accuracy_per_class(part: Features, num_classes: int) -> np.ndarray:
-    """[K]; NaN for a class without a test image."""
+def _sample(part: Features, name: str) -> dict[str, np.ndarray]:
+    """Features and labels of at most SAVED_FEATURES images, spread evenly over the set."""
+    rows = np.flatnonzero(np.asarray(part.mask))
+    rows = rows[even_sample(len(rows), SAVED_FEATURES)]
+    return {f"features_{name}": np.asarray(part.features)[rows], f"labels_{name}": np.asarray(part.labels)[rows]}
+
+
+def _class_mean(values: Array, part: Features, num_classes: int) -> np.ndarray:
+    """Mean of values [N] over the images of each class, [K]; NaN for a class without one."""
     kept = np.asarray(part.mask)
-    labels, correct = np.asarray(part.labels)[kept], np.asarray(part.correct)[kept]
+    labels, values = np.asarray(part.labels)[kept], np.asarray(values, np.float64)[kept]
     total = np.bincount(labels, minlength=num_classes)
-    right = np.bincount(labels, weights=correct, minlength=num_classes)
-    return np.where(total > 0, right / np.maximum(total, 1), np.nan)
+    found = np.bincount(labels, weights=values, minlength=num_classes)
+    return np.where(total > 0, found / np.maximum(total, 1), np.nan)

@@ -15,6 +15,7 @@ from deq_nc.data import Dataset, steps_per_epoch
 from deq_nc.models import Network
 from deq_nc.training import evaluate
 from deq_nc.training.mesh import replicated, split
+from deq_nc.training.statistics import make_moments
 from deq_nc.training.step import make_init, make_order, make_train_step
 
 
@@ -27,6 +28,7 @@ class Program(NamedTuple):
     init: Callable[..., Any]
     order: Callable[..., Any]
     step: Callable[..., Any]
+    moments: Callable[..., Any]
     rows: Callable[..., Any]
     forward: Callable[..., Any]
     join: Callable[..., Any]
@@ -66,6 +68,7 @@ def _program(experiment: Experiment, num_classes: int, image_shape: tuple[int, .
         init=make_init(network, image_shape, steps, mesh),
         order=make_order(size, steps, mesh),
         step=make_train_step(network, size, steps, mesh),
+        moments=make_moments(network, size, steps, mesh),
         rows=jax.jit(evaluate.rows, out_shardings=divided),
         forward=jax.jit(evaluate.make_forward(network), out_shardings=divided),
         join=jax.jit(evaluate.join, out_shardings=whole),  # on every device, so that each host can read it

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from deq_nc.config import Experiment
 from deq_nc.data import Batch, Dataset, epoch_permutation, gather
 from deq_nc.equilibrium import AdjointStats, adjoint_probe, jacobian_penalty
 from deq_nc.losses import find_loss
@@ -64,26 +65,39 @@ def make_order(size: int, steps: int, mesh: Mesh) -> Callable[[Array, Array], Ar
     return jax.jit(order, out_shardings=replicated(mesh))
 
 
+def make_draw(
+    experiment: Experiment, size: int, steps: int, mesh: Mesh
+) -> Callable[[Corpus, Array, Array, Array], Batch]:
+    """draw(corpus, order, seed, step) -> the batch of that step: augmented, normalised, its rows over the mesh.
+
+    Padded to the devices, and the last batch of an epoch to the others; mask is False there.
+    """
+    size_of_batch = experiment.train.batch_size
+    rows = padded(size_of_batch, mesh)
+
+    def draw(corpus: Corpus, order: Array, seed: Array, step: Array) -> Batch:
+        row = jnp.arange(rows, dtype=jnp.int32)
+        place = (step % steps) * size_of_batch + row
+        mask = (row < size_of_batch) & (place < size)
+        index = order[place % size]
+        key = jax.random.fold_in(stream(seed, "augment"), step)
+        batch = gather(corpus.image, corpus.label, index, mask, corpus.mean, corpus.std, key, experiment.data.augment)
+        return jax.lax.with_sharding_constraint(batch, split(mesh))
+
+    return draw
+
+
 def make_train_step(
     network: Network, size: int, steps: int, mesh: Mesh
 ) -> Callable[[TrainState, Corpus, Array], tuple[TrainState, Logs]]:
     """step(state, corpus, order) -> (state after one batch, logs of the epoch so far); the state is donated.
 
-    The batch is drawn, augmented and normalised inside; its rows are divided over the mesh and padded to it.
+    The batch is drawn inside.
     """
     experiment = network.experiment
     config, loss_of = experiment.train, find_loss(experiment.train.loss)
     update = optimizer(config, steps)
-    rows = padded(config.batch_size, mesh)
-
-    def draw(corpus: Corpus, order: Array, seed: Array, step: Array) -> Batch:
-        row = jnp.arange(rows, dtype=jnp.int32)
-        place = (step % steps) * config.batch_size + row
-        mask = (row < config.batch_size) & (place < size)
-        index = order[place % size]
-        key = jax.random.fold_in(stream(seed, "augment"), step)
-        batch = gather(corpus.image, corpus.label, index, mask, corpus.mean, corpus.std, key, experiment.data.augment)
-        return jax.lax.with_sharding_constraint(batch, split(mesh))
+    draw = make_draw(experiment, size, steps, mesh)
 
     def penalty(problem: Problem, mask: Array, key: Array) -> Array:
         z, x, theta = problem
@@ -111,7 +125,7 @@ def make_train_step(
         # The probe is zero and changes nothing; its gradient is the evidence of the adjoint solve.
         (_, (losses, output, batch_stats)), (gradient, evidence) = jax.value_and_grad(
             objective, argnums=(0, 1), has_aux=True
-        )(state.params, adjoint_probe(rows))
+        )(state.params, adjoint_probe(len(batch.mask)))
         updates, opt_state = update.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
