@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -18,12 +17,18 @@ PyTree = Any
 
 
 def trajectory(
-    f: Callable, z0: PyTree, x: PyTree, theta: PyTree, config: EquilibriumConfig, steps: int
+    f: Callable,
+    z0: PyTree,
+    x: PyTree,
+    theta: PyTree,
+    config: EquilibriumConfig,
+    steps: int,
+    keep: Callable[[PyTree], PyTree] = lambda z: z,
 ) -> tuple[PyTree, Array]:
     """(z_0 ... z_steps, each leaf [steps + 1, B, ...], and their residuals [steps + 1, B]) of the forward solver.
 
     An example that has reached config.tol repeats its state from there on, as the layer would. `steps` is static: the
-    memory is that of steps + 1 states. A NaN is shown, not repaired.
+    memory is that of steps + 1 states, or of what `keep` makes of each. A NaN is shown, not repaired.
     """
     rows = rows_of(z0)
     rule = forward_rule(config)
@@ -38,7 +43,7 @@ def trajectory(
         z_next, memory = rule.update(memory, k, z, g, r, residual > JUMP * best)
         stopped = residual <= config.tol
         z_next = jnp.where(stopped[:, None], z, rows.round(z_next))
-        return (z_next, memory, jnp.minimum(best, residual)), (z, residual)
+        return (z_next, memory, jnp.minimum(best, residual)), (keep(rows.unflatten(z)), residual)
 
     _, (states, residuals) = lax.scan(body, (first, rule.start(first), start), jnp.arange(steps + 1))
-    return jax.vmap(rows.unflatten)(states), residuals
+    return states, residuals

@@ -150,8 +150,9 @@ class Network(nn.Module):
         """Pooled features of z_0 ... z_steps [steps + 1, B, D] and their residuals [steps + 1, B]."""
         posed, model = self._pose(image), self.experiment.model
         g, read = in_dtype(CELLS[model.cell].g, model.dtype), CELLS[model.cell].read
-        states, residuals = trajectory(lambda z, x, theta: add(x, g(z, theta)), *posed, self.experiment.solver, steps)
-        return jax.vmap(lambda z: pool(read(z)))(states), residuals
+        return trajectory(
+            lambda z, x, theta: add(x, g(z, theta)), *posed, self.experiment.solver, steps, keep=lambda z: pool(read(z))
+        )
 
 
 def count_parameters(params: dict[str, Any]) -> dict[str, int]:

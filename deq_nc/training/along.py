@@ -14,13 +14,15 @@ import numpy as np
 
 from deq_nc.collapse import Collapse, measure, measure_trajectory, scalars
 from deq_nc.data import padded_batches
+from deq_nc.sample import even_sample
 from deq_nc.training.evaluate import Features, classifier
 from deq_nc.training.mesh import padded, replicated
 from deq_nc.training.program import Program
 from deq_nc.training.state import TrainState
 from deq_nc.training.step import Corpus
 
-ROWS = 2000  # images of a set followed along the solve, spread evenly over it; T + 1 states of each are kept
+ROWS = 2000  # images of a set followed along the solve, spread evenly over it; T + 1 features of each are kept
+FIRST = 12  # steps recorded at first, doubled until every image is at its end: few lengths, so few programs
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
 SHOWN = ("nc1", "nc2_means", "nc3", "nc4", "accuracy")
 
@@ -43,12 +45,14 @@ def solve(
 ) -> dict[str, list[dict[str, Any]]]:
     """Rows by iterate (`step`) and by tolerance (`tol`): residual, distance to the last iterate, collapse, accuracy.
 
-    All of training images; `test_accuracy` and `test_accuracy_minority` are those of the same iterates of test images
-    (the latter None where majority [K] holds for every class).
+    The last iterate is the step at which the last image stopped, or solver.max_steps; there each image is at the state
+    that the layer returns. All of training images; `test_accuracy` and `test_accuracy_minority` are those of the same
+    iterates of test images (the latter None where majority [K] holds for every class).
     """
     num_classes = len(majority)
     states, residuals, labels = _iterates(program, state, train)
     unseen, behind, truth = _iterates(program, state, test)
+    states, residuals, unseen, behind = _same_length(states, residuals, unseen, behind)
     weights, bias = classifier(state.params)
     found = {
         "by_step": _rows("step", range(len(states)), states, residuals, labels, weights, bias, num_classes),
@@ -63,18 +67,43 @@ def solve(
 
 
 def _iterates(program: Program, state: TrainState, part: Corpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features [T + 1, N, D], residuals [T + 1, N] and labels [N] of at most ROWS images."""
-    index = np.linspace(0, part.image.shape[0] - 1, min(ROWS, part.image.shape[0])).astype(np.int32)
+    """Features [T + 1, N, D], residuals [T + 1, N] and labels [N] of at most ROWS images, T where the last one ends."""
+    solver = program.network.experiment.solver
+    index = even_sample(part.image.shape[0], ROWS).astype(np.int32)
     batch = padded(min(program.network.experiment.train.eval_batch_size, len(index)), program.mesh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    features, residuals, labels = [], [], []
-    for place, mask in zip(*padded_batches(len(index), batch)):
-        rows = program.rows(part, *jax.device_put((index[place], mask), replicated(program.mesh)))
-        z, residual = program.iterates(variables, rows)
-        features.append(np.asarray(z)[:, mask])
-        residuals.append(np.asarray(residual)[:, mask])
-        labels.append(np.asarray(part.label)[index[place][mask]])
-    return np.concatenate(features, 1), np.concatenate(residuals, 1), np.concatenate(labels)
+
+    def record(steps: int) -> tuple[np.ndarray, np.ndarray]:
+        features, residuals = [], []
+        for place, mask in zip(*padded_batches(len(index), batch)):
+            rows = program.rows(part, *jax.device_put((index[place], mask), replicated(program.mesh)))
+            z, residual = program.iterates(variables, rows, steps)
+            features.append(np.asarray(z)[:, mask])
+            residuals.append(np.asarray(residual)[:, mask])
+        return np.concatenate(features, 1), np.concatenate(residuals, 1)
+
+    steps = min(FIRST, solver.max_steps)
+    features, residuals = record(steps)
+    while steps < solver.max_steps and not (residuals[-1] <= solver.tol).all():
+        steps = min(2 * steps, solver.max_steps)
+        features, residuals = record(steps)
+    return *_ended(features, residuals, solver.tol), np.asarray(part.label)[index]
+
+
+def _ended(features: np.ndarray, residuals: np.ndarray, tol: float) -> tuple[np.ndarray, np.ndarray]:
+    """The same up to the step T where the last image stops, and there, as the layer does, each one's best iterate."""
+    moving = ~(residuals <= tol)
+    last = min(int(moving.sum(0).max()), len(residuals) - 1)
+    features, residuals = features[: last + 1].copy(), residuals[: last + 1].copy()
+    best, rows = np.where(np.isfinite(residuals), residuals, np.inf).argmin(0), np.arange(residuals.shape[1])
+    features[-1], residuals[-1] = features[best, rows], residuals[best, rows]
+    return features, residuals
+
+
+def _same_length(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Arrays [T_i + 1, ...] with the last entry of the shorter ones repeated: there nothing moves any more."""
+    length = max(map(len, arrays))
+    return [np.concatenate([a, np.repeat(a[-1:], length - len(a), 0)]) for a in arrays]
 
 
 def _at(states: np.ndarray, residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

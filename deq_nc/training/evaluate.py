@@ -19,7 +19,6 @@ from deq_nc.models import Network
 from deq_nc.training.step import Corpus
 
 Array = jax.Array
-ITERATES = 12  # solver steps shown in the collapse along the solve
 
 
 class Features(NamedTuple):
@@ -129,10 +128,10 @@ def make_spectrum(network: Network) -> tuple[Callable[..., Array], Callable[...,
     return at(spectral_radius), at(amplification)
 
 
-def make_iterates(network: Network) -> Callable[[Any, Batch], tuple[Array, Array]]:
-    """iterates(variables, batch): features of z_0 ... z_T [T + 1, B, D] and residuals [T + 1, B]."""
+def make_iterates(network: Network) -> Callable[[Any, Batch, int], tuple[Array, Array]]:
+    """iterates(variables, batch, steps): features of z_0 ... z_steps [steps + 1, B, D], residuals [steps + 1, B]."""
 
-    def iterates(variables: Any, batch: Batch) -> tuple[Array, Array]:
-        return network.apply(variables, batch.image, ITERATES, method=network.iterates)
+    def iterates(variables: Any, batch: Batch, steps: int) -> tuple[Array, Array]:
+        return network.apply(variables, batch.image, steps, method=network.iterates)
 
     return iterates

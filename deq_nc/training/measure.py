@@ -125,7 +125,8 @@ class Measurer:
             "majority": self.dataset.majority,
         }
         if self.program.amplification is not None:
-            arrays["amplification"] = np.asarray(self.program.amplification(*self._few()))
+            few = self._few()
+            arrays["amplification"] = np.asarray(self.program.amplification(*few))[np.asarray(few[1].mask)]
         return arrays
 
     def along(self, state: TrainState) -> dict[str, list[dict[str, Any]]]:

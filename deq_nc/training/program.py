@@ -76,5 +76,5 @@ def _program(experiment: Experiment, num_classes: int, image_shape: tuple[int, .
         collapse=jax.jit(evaluate.make_collapse(num_classes)),
         radius=jax.jit(radius, out_shardings=whole) if solves else None,
         amplification=jax.jit(amplification, out_shardings=whole) if solves else None,
-        iterates=jax.jit(evaluate.make_iterates(network), out_shardings=whole) if solves else None,
+        iterates=jax.jit(evaluate.make_iterates(network), static_argnums=2, out_shardings=whole) if solves else None,
     )

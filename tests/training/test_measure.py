@@ -5,12 +5,13 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from deq_nc.config import ConfigError
 from deq_nc.data import load
 from deq_nc.training.evaluate import all_finite
-from deq_nc.training.measure import Measurer
+from deq_nc.training.measure import SPECTRUM_EXAMPLES, Measurer
 from deq_nc.training.mesh import data_mesh
 from deq_nc.training.program import program
 from deq_nc.training.step import corpus
@@ -63,3 +64,35 @@ def test_a_loss_that_is_not_shipped_is_named_with_the_known_ones(tiny):
     other = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, loss="focal"))
     with pytest.raises(ConfigError, match="train.loss: expected one of cross_entropy, mse, .* got 'focal'"):
         prepare(other)
+
+
+def test_of_a_set_sorted_by_class_every_class_is_kept(begun, monkeypatch):
+    compiled, state, measurer = begun
+    dataset = measurer.dataset
+    parts = {}
+    for part in ("train", "test"):
+        images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
+        order = np.argsort(labels, kind="stable")
+        parts |= {f"{part}_images": images[order], f"{part}_labels": labels[order]}
+    dataset = dataclasses.replace(dataset, **parts)
+    monkeypatch.setattr("deq_nc.training.measure.SAVED_FEATURES", 40)
+    by_class = Measurer(compiled, dataset, corpus(dataset, "train", compiled.mesh))
+    by_class.features(state)
+    found, everyone = by_class.analysis(state), set(range(dataset.num_classes))
+    for part in ("train", "test"):
+        assert len(found[f"features_{part}"]) == 40 and set(found[f"labels_{part}"]) == everyone
+    batch = by_class._few()[1]
+    assert set(np.asarray(batch.label)[np.asarray(batch.mask)]) == everyone
+    assert len(found["amplification"]) == SPECTRUM_EXAMPLES
+    whole, _ = by_class.features(state)
+    square = np.square(np.asarray(whole.features, np.float64)).sum(1)
+    expected = [square[np.asarray(whole.labels) == k].mean() for k in range(dataset.num_classes)]
+    np.testing.assert_allclose(found["class_squares"], expected, rtol=1e-5)
+
+
+def test_images_for_the_spectrum_are_the_same_on_any_number_of_devices(begun, tiny):
+    (_, state, measurer), (_, other_state, other) = begun, prepare(tiny, devices=3)
+    measurer._state, other._state, measurer._at = state, other_state, None
+    one, many = measurer._few()[1], other._few()[1]
+    assert len(many.mask) % 3 == 0 and np.asarray(many.mask).sum() == SPECTRUM_EXAMPLES
+    np.testing.assert_array_equal(np.asarray(many.image)[np.asarray(many.mask)], one.image)
