@@ -259,7 +259,9 @@ class Experiment:
         fields = json.loads(text)
         parts = {"data": DataConfig, "model": ModelConfig, "solver": EquilibriumConfig, "train": TrainConfig}
         try:
-            fields["train"] = {"statistics": "running"} | fields["train"]  # runs from before the field measured so
+            fields["train"] = {"statistics": "running"} | fields.get(
+                "train", {}
+            )  # runs from before the field measured so
             return cls(**{name: parts[name](**value) if name in parts else value for name, value in fields.items()})
         except (TypeError, AttributeError) as error:
             raise ConfigError(f"config.json: {error}. It was written by another version of deq_nc.") from None

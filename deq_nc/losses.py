@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deq_nc.config import ConfigError
-
 Array = jax.Array
 
 
@@ -33,16 +31,8 @@ def logit_adjusted(logits: Array, labels: Array, counts: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits + prior[None], labels)
 
 
-Loss = Callable[[Array, Array, Array], Array]
-LOSSES: dict[str, Loss] = {
+LOSSES: dict[str, Callable[[Array, Array, Array], Array]] = {
     "cross_entropy": cross_entropy,
     "mse": mse,
     "logit_adjusted": logit_adjusted,
 }
-
-
-def find_loss(name: str) -> Loss:
-    """LOSSES[name]. Raises ConfigError for a name that is not there."""
-    if name not in LOSSES:
-        raise ConfigError(f"train.loss: expected one of {', '.join(LOSSES)}, got {name!r}. Choose one of these.")
-    return LOSSES[name]

@@ -13,7 +13,7 @@ ALLOWED = {
     "names": set(),
     "collapse": {"npz"},
     "theory": set(),
-    "losses": {"config"},
+    "losses": set(),
     "equilibrium": {"config"},
     "data": {"config", "sample"},
     "models": {"equilibrium", "config"},

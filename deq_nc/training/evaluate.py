@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from deq_nc.collapse import Collapse, measure
 from deq_nc.data import Batch, gather
 from deq_nc.equilibrium import amplification, spectral_radius
-from deq_nc.losses import find_loss
+from deq_nc.losses import LOSSES
 from deq_nc.models import Network
 from deq_nc.training.step import Corpus
 
@@ -94,7 +94,7 @@ def make_collapse(num_classes: int) -> Callable[[Features, Any, Array | None], C
 
 def make_forward(network: Network) -> Callable[[Any, Batch, Array], Features]:
     """forward(variables, batch, counts): one batch in eval mode."""
-    loss_of = find_loss(network.experiment.train.loss)
+    loss_of = LOSSES[network.experiment.train.loss]
 
     def forward(variables: Any, batch: Batch, counts: Array) -> Features:
         output = network.apply(variables, batch.image, False)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from deq_nc.config import Experiment
 from deq_nc.data import Batch, Dataset, epoch_permutation, gather
 from deq_nc.equilibrium import AdjointStats, adjoint_probe, jacobian_penalty
-from deq_nc.losses import find_loss
+from deq_nc.losses import LOSSES
 from deq_nc.models import Network, Problem
 from deq_nc.training.mesh import padded, replicated, split
 from deq_nc.training.optimizer import optimizer
@@ -95,7 +95,7 @@ def make_train_step(
     The batch is drawn inside.
     """
     experiment = network.experiment
-    config, loss_of = experiment.train, find_loss(experiment.train.loss)
+    config, loss_of = experiment.train, LOSSES[experiment.train.loss]
     update = optimizer(config, steps)
     draw = make_draw(experiment, size, steps, mesh)
 

@@ -14,6 +14,7 @@ from deq_nc.training.evaluate import all_finite
 from deq_nc.training.measure import SPECTRUM_EXAMPLES, Measurer
 from deq_nc.training.mesh import data_mesh
 from deq_nc.training.program import program
+from deq_nc.training.remeasure import remeasure
 from deq_nc.training.step import corpus
 
 
@@ -60,10 +61,10 @@ def test_a_loss_that_is_not_finite_is_shown_and_an_undefined_metric_is_null(begu
     assert rest["nc3"] is None and rest["weight_norm"] is None
 
 
-def test_a_loss_that_is_not_shipped_is_named_with_the_known_ones(tiny):
-    other = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, loss="focal"))
+def test_a_run_whose_loss_is_not_shipped_is_told_the_known_ones(tiny, tmp_path):
+    (tmp_path / "config.json").write_text(tiny.to_json().replace("cross_entropy", "focal"))
     with pytest.raises(ConfigError, match="train.loss: expected one of cross_entropy, mse, .* got 'focal'"):
-        prepare(other)
+        remeasure(tmp_path)
 
 
 def test_of_a_set_sorted_by_class_every_class_is_kept(begun, monkeypatch):
