@@ -1,25 +1,33 @@
 """The command line: `deq-nc train | sweep | report | measure | data | theory`.
 
-Each command parses its options with tyro, checks them, and only then imports what is slow. Errors that a user can mend
-end with one message and exit code 2 (1 where training itself failed), never with a traceback.
+Each command parses its options with tyro, checks them, and only then imports what is slow. What a user can mend ends
+with one message, never with a traceback. Exit codes: 0 done, or stopped by a signal and saved; 1 a run failed, or the
+system let it down; 2 refused before any work; 3 another process is at work there.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import logging
 import os
-import pkgutil
+import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from deq_nc.config import ARMS, Arm, ConfigError, Experiment
+from deq_nc import __version__
+from deq_nc.cli_recipes import expand_path, load_recipe, parse_experiment, recipe_of, recipes
+from deq_nc.cli_runs import sweep_command, train_command
+from deq_nc.config import ConfigError, UserError
+from deq_nc.names import printable
+from deq_nc.terminal import hush, prepare, system_error
+from deq_nc.terminal import say_error as _fail
+
+__all__ = ["load_recipe", "main", "recipes"]
 
 USAGE = """usage: deq-nc COMMAND ...
 
@@ -30,183 +38,55 @@ USAGE = """usage: deq-nc COMMAND ...
   data list | show | prepare     what is at hand; what a run would train on; download and prepare a TFDS set
   theory [OPTIONS]               optima and thresholds of the layer-peeled models
 
-`deq-nc COMMAND --help` lists the options. Recipes: {recipes}."""
+`deq-nc COMMAND --help` lists the options, `deq-nc --version` the versions. Recipes: {recipes}."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    try:
+        prepare()
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        hush()
+        return 1
+    except FileNotFoundError as error:
+        return _fail(system_error(error), 2)
+    except OSError as error:
+        return _fail(system_error(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted. Checkpoints are kept; the same command goes on from the last.", 1)
+
+
+def _run(arguments: list[str]) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its idle threads would spin on XLA's cores
-    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE.format(recipes=", ".join(recipes())))
         return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"deq-nc {__version__}, jax {metadata.version('jax')}, python {platform.python_version()}")
+        return 0
     logging.basicConfig(format="%(message)s")
     logging.getLogger("deq_nc").setLevel(logging.INFO)
     name, *rest = arguments
     if name not in COMMANDS:
-        return _fail(f"unknown command {name!r}. Known: {', '.join(COMMANDS)}.")
+        raise ConfigError(f"unknown command {name!r}. Known: {', '.join(COMMANDS)}.")
     try:
         return COMMANDS[name](rest) or 0
-    except (ConfigError, FileNotFoundError) as error:
-        return _fail(str(error))
     except ValueError as error:
-        if type(error) is ValueError and name in ("train", "sweep"):
+        if isinstance(error, UserError) or name in ("train", "sweep"):
             raise  # a plain ValueError out of training is our own mistake: show where
-        return _fail(str(error))
-    except RuntimeError as error:
-        if type(error).__name__ != "TrainingError":
-            raise
-        return _fail(str(error), code=1)
-
-
-def _fail(message: str, code: int = 2) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return code
-
-
-# -- Recipes ---------------------------------------------------------------------------------------------------------
-
-
-def recipes() -> list[str]:
-    """Names of the shipped recipes."""
-    import experiments.configs
-
-    return sorted(module.name for module in pkgutil.iter_modules(experiments.configs.__path__))
-
-
-def load_recipe(name: str) -> Experiment:
-    """The `experiment` of a shipped recipe. Raises ConfigError listing the known ones."""
-    if name not in recipes():
-        raise ConfigError(f"recipe: expected one of {', '.join(recipes())}, got {name!r}.")
-    return importlib.import_module(f"experiments.configs.{name}").experiment
-
-
-def _recipe_of(arguments: list[str], command: str) -> tuple[Experiment, list[str]]:
-    if arguments and arguments[0] in ("-h", "--help"):
-        return Experiment(), arguments
-    if not arguments or arguments[0].startswith("-"):
-        raise ConfigError(f"deq-nc {command}: expected a recipe first, one of {', '.join(recipes())}.")
-    return load_recipe(arguments[0]), arguments[1:]
-
-
-def parse_experiment(default: Experiment, arguments: list[str], prog: str) -> Experiment:
-    """Overrides on a recipe. Exits with code 2 and the known options on a mistake (tyro's way)."""
-    experiment, unknown = tyro.cli(Experiment, default=default, args=arguments, prog=prog, return_unknown_args=True)
-    if unknown:
-        options = ", ".join(_options(Experiment()))
-        raise ConfigError(f"unknown option {unknown[0]!r}. Known options: {options}.")
-    return experiment
-
-
-def _options(config: Any, prefix: str = "") -> list[str]:
-    names = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            names += _options(value, f"{prefix}{field.name}.")
-        else:
-            names.append(f"--{prefix}{field.name}".replace("_", "-"))
-    return names
+        return _fail(str(error), 2)
 
 
 # -- Commands --------------------------------------------------------------------------------------------------------
 
 
-def train_command(arguments: list[str]) -> int:
-    recipe, rest = _recipe_of(arguments, "train")
-    experiment = parse_experiment(recipe, rest, "deq-nc train RECIPE")
-    _check_data(experiment)
-    from deq_nc.training import initialize_hosts, train
-
-    initialize_hosts()
-    train(experiment)
-    return 0
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """Arms x seeds of one setting, or of a grid of settings, then the report.
-
-    Every option of `deq-nc train` is accepted too. What is finished is skipped, what was interrupted goes on, a run
-    that fails is listed at the end and tried again by the next call.
-    """
-
-    arms: tuple[Arm, ...] | None = None
-    """Default: explicit and deq; all four with --grid."""
-    seeds: int = 1
-    """Seeds 0 .. SEEDS-1."""
-    workdir: Path = Path("runs")
-    """Root: runs go to WORKDIR/RECIPE-SETTING/ARM-seedN, the page beside them."""
-    grid: bool = False
-    """Balanced and step imbalance for every KA of --majorities and R of --ratios."""
-    majorities: tuple[int, ...] = (3, 5, 7)
-    """Majority classes of ten; on K classes KA K / 10 of them."""
-    ratios: tuple[float, ...] = (10, 50, 100)
-    updates: int | None = None
-    """Settings whose epochs hold fewer updates than this get more epochs: imbalance leaves fewer images an epoch."""
-    jobs: int | None = None
-    """Runs at a time, each an arm of a setting. Default: on CPU one a core, else one."""
-    shard: str | None = None
-    """I/N: the I-th of N parts of the sweep, for as many hosts or devices over one WORKDIR."""
-
-
-def sweep_command(arguments: list[str]) -> int:
-    recipe, rest = _recipe_of(arguments, "sweep")
-    options, rest = tyro.cli(SweepOptions, args=rest, prog="deq-nc sweep RECIPE", return_unknown_args=True)
-    if options.seeds < 1:
-        raise ConfigError(f"--seeds: expected an integer >= 1, got {options.seeds}.")
-    if options.jobs is not None and options.jobs < 1:
-        raise ConfigError(f"--jobs: expected an integer >= 1, got {options.jobs}.")
-    if options.updates is not None and options.updates < 1:
-        raise ConfigError(f"--updates: expected an integer >= 1, got {options.updates}.")
-    part, parts = _shard(options.shard)
-    base = parse_experiment(recipe, rest, "deq-nc sweep RECIPE")
-    _check_data(base)
-    from deq_nc.sweep import check, execute, grid, sweep
-    from deq_nc.training import initialize_hosts
-
-    settings = grid(base, options.majorities, options.ratios) if options.grid else [base]
-    arms = options.arms or (ARMS if options.grid else ("explicit", "deq"))
-    cells = sweep(settings, arms, options.seeds, options.workdir, options.updates or 0)
-    check(cells)
-    initialize_hosts()
-    # The longest first: what is left at the end is short, and no worker waits long for the last.
-    mine = sorted(cells, key=lambda cell: -cell.steps)[part - 1 :: parts]
-    jobs = options.jobs or _cores(len(mine))
-    stopped, failed = execute(mine, options.workdir, jobs, table=options.grid)
-    for state in failed:
-        _fail(f"{state.path}: {state.failure}")
-    runs = [Path(run.workdir) for cell in cells for run in cell.runs]
-    missing = sum(not (run / "summary.json").exists() for run in runs) - len(failed)
-    if stopped:
-        print("stopped; the same command goes on from here")
-        return 0
-    if missing and parts > 1:
-        print(f"shard {options.shard} is done; {missing} runs are left to the others. The last one makes the page.")
-        return 1 if failed else 0
-    found = [run for run in runs if (run / "history.jsonl").exists()]
-    if found:
-        _report(found, None, runs if options.grid else ())
-    return 1 if failed else 0
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    if text is None:
-        return 1, 1
-    part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise ConfigError(f"--shard: expected I/N with 1 <= I <= N, for example 1/4, got {text!r}.")
-    return int(part), int(parts)
-
-
-def _cores(cells: int) -> int:
-    """Jobs of a sweep: one a core on CPU, one in all on an accelerator or over several hosts."""
-    import jax
-
-    if jax.default_backend() != "cpu" or jax.process_count() > 1:
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(min(cores, cells), 1)
+def _sweep_command(arguments: list[str]) -> int:
+    return sweep_command(arguments, _report, _fail)
 
 
 @dataclass(frozen=True)
@@ -220,7 +100,8 @@ class ReportOptions:
 
 def report_command(arguments: list[str]) -> int:
     options = tyro.cli(ReportOptions, args=arguments, prog="deq-nc report")
-    return _report(list(options.runs), options.out)
+    out = None if options.out is None else expand_path(options.out, "--out")
+    return _report([expand_path(run, "run") for run in options.runs], out)
 
 
 def _report(runs: list[Path], out: Path | None, planned: Sequence[Path] = ()) -> int:
@@ -287,16 +168,17 @@ class MeasureOptions:
 
 def measure_command(arguments: list[str]) -> int:
     options = tyro.cli(MeasureOptions, args=arguments, prog="deq-nc measure")
-    if not options.source.exists():
-        raise ConfigError(f"source: expected a run folder or an .npz file, {options.source} does not exist.")
-    if options.source.is_dir():
+    source = expand_path(options.source, "source")
+    if not source.exists():
+        raise ConfigError(f"source: expected a run folder or an .npz file, {source} does not exist.")
+    if source.is_dir():
         from deq_nc.training.remeasure import remeasure
 
-        numbers = remeasure(options.source)
+        numbers = remeasure(source)
     else:
         from deq_nc.collapse import measure_npz, scalars
 
-        numbers = scalars(measure_npz(options.source))
+        numbers = scalars(measure_npz(source))
     if options.json:
         import json
 
@@ -304,8 +186,9 @@ def measure_command(arguments: list[str]) -> int:
         return 0
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("quantity", "value", title=str(options.source))
+    table = Table("quantity", "value", title=Text(printable(source)))
     for name, value in numbers.items():
         table.add_row(name, "-" if value is None else f"{value:.6g}")
     Console().print(table)
@@ -352,7 +235,7 @@ def data_command(arguments: list[str]) -> int:
         print(f"prepared in {shown(root)}: {shown(', '.join(prepared(root))) or 'nothing'}")
         print(f"prepared without TensorFlow by `deq-nc data prepare`: {', '.join(PREPARABLE)}")
     elif action == "show":
-        recipe, rest = _recipe_of(rest, "data show")
+        recipe, rest = recipe_of(rest, "data show")
         experiment = parse_experiment(recipe, rest, "deq-nc data show RECIPE")
         from rich.console import Console
         from rich.table import Table
@@ -382,19 +265,12 @@ def theory_command(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train_command,
-    "sweep": sweep_command,
+    "sweep": _sweep_command,
     "report": report_command,
     "measure": measure_command,
     "data": data_command,
     "theory": theory_command,
 }
-
-
-def _check_data(experiment: Experiment) -> None:
-    """Missing data is said before the slow imports of training."""
-    from deq_nc.data import load
-
-    load(experiment.data)
 
 
 if __name__ == "__main__":

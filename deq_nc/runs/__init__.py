@@ -8,6 +8,7 @@ and delete nothing. A file is written whole or not at all.
 
 from deq_nc.runs.files import RunError, disk_full, patiently, read_json, write_json, write_text
 from deq_nc.runs.folder import RunFolder, default_workdir, setting
+from deq_nc.runs.fresh import put_aside
 from deq_nc.runs.history import History, read_history
 from deq_nc.runs.lock import Held, Lock
 
@@ -20,6 +21,7 @@ __all__ = [
     "default_workdir",
     "disk_full",
     "patiently",
+    "put_aside",
     "read_history",
     "read_json",
     "setting",

@@ -11,20 +11,21 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from deq_nc.sweep.status import State, Watch, clock
+from deq_nc.names import printable
+from deq_nc.sweep.plan import Cell
+from deq_nc.sweep.status import Watch, clock
 
 PLAIN_SECONDS = 60.0  # between two plain lines
 
 
 class Live:
-    """A context manager; `tick` looks at the disk and shows what changed."""
+    """A context manager; `tick` looks at the disk and shows what changed. `shown`: a table that moves."""
 
     def __init__(self, watch: Watch, quiet: bool, table: bool) -> None:
         self.watch, self.console = watch, Console(quiet=quiet)
-        shown = table and self.console.is_terminal and not quiet
-        self._live = rich.live.Live(console=self.console, auto_refresh=False) if shown else None
+        self.shown = table and self.console.is_terminal and not quiet
+        self._live = rich.live.Live(console=self.console, auto_refresh=False) if self.shown else None
         self._spoken, self._said, self._begun = -math.inf, "", time.monotonic()
-        self._recent: dict[Any, tuple[int, float]] = {}
 
     def __enter__(self) -> Live:
         if self._live is not None:
@@ -47,41 +48,37 @@ class Live:
             self.console.print(f"[sweep] {line}", markup=False, highlight=False, soft_wrap=True)
 
     def line(self) -> str:
-        """`12 of 200 runs done, 2 going on (...), 186 left, 0 failed, 0:12:34 gone, ETA 1:02:03`."""
-        going = self.going()
-        names = ", ".join(f"{state.path.parent.name}/{state.path.name} {share:.0%}" for state, share in going)
-        failed = self.watch.failed
-        left = self.watch.total - self.watch.done - len(going) - len(failed)
+        """`12 of 200 runs done, 2 at work (...), 186 left, 0 failed, 0:12:34 gone, ETA 1:02:03`."""
+        watch, names = self.watch, []
+        for cell in watch.cells:
+            names += [f"{state.path.parent.name}/{state.path.name} {share}" for state, share in self._at_work(cell)]
+        failed, held = len(watch.failed), len(watch.held)
+        left = watch.total - watch.done - len(names) - failed - held
+        at_work = f" ({printable(', '.join(names))})" if names else ""
         return (
-            f"{self.watch.done} of {self.watch.total} runs done, "
-            f"{len(going)} going on{f' ({names})' if names else ''}, {left} left, {len(failed)} failed, "
-            f"{clock(time.monotonic() - self._begun)} gone, ETA {self.watch.eta()}"
+            f"{watch.done} of {watch.total} runs done, "
+            f"{len(names)} at work{at_work}, {max(left, 0)} left, "
+            f"{failed} failed, {f'{held} in use by others, ' if held else ''}"
+            f"{clock(time.monotonic() - self._begun)} gone, ETA {watch.eta()}"
         )
 
-    def going(self) -> list[tuple[State, float]]:
-        """Runs that measured something since this sweep began and are not finished, with the share done."""
-        found = []
-        for cell in self.watch.cells:
-            for state in self.watch.of(cell):
-                before = self._recent.setdefault(state.path, (state.step, 0.0))
-                moved = state.step > before[0]
-                if not state.finished and state.failure is None and moved:
-                    found.append((state, state.step / cell.steps))
-        return found
+    def _at_work(self, cell: Cell) -> list[tuple[Any, str]]:
+        working = [state for state in self.watch.of(cell) if state.path in self.watch.working and not state.finished]
+        return [(state, f"{state.step / cell.steps:.0%}" if state.step else "starting") for state in working]
 
     def _table(self) -> Table:
-        """Settings by arms: runs done of all, the share of the one going on, failures."""
+        """Settings by arms: runs done of all, the share of those at work, failures."""
         arms = list(dict.fromkeys(cell.arm for cell in self.watch.cells))
         table = Table("setting", *arms)
-        going = dict((state.path, share) for state, share in self.going())
         rows: dict[str, dict[str, str]] = {}
         for cell in self.watch.cells:
             states = self.watch.of(cell)
-            text = f"{sum(s.finished for s in states)}/{len(states)}"
-            text += "".join(f" +{going[s.path]:.0%}" for s in states if s.path in going)
-            if lost := sum(s.failure is not None for s in states):
-                text += f" {lost} failed"
+            text = f"{sum(state.finished for state in states)}/{len(states)}"
+            text += "".join(f" +{share}" for _, share in self._at_work(cell))
+            for word, paths in (("failed", self.watch.failed), ("in use", self.watch.held)):
+                if count := sum(state.path in paths for state in states):
+                    text += f" {count} {word}"
             rows.setdefault(cell.setting, {})[cell.arm] = text
         for setting, texts in rows.items():
-            table.add_row(setting, *(texts.get(arm, "") for arm in arms))
+            table.add_row(Text(printable(setting)), *(texts.get(arm, "") for arm in arms))
         return table

@@ -6,7 +6,6 @@ Letters: K classes, KA majority classes, R = n_A / n_B.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from pathlib import Path
 
 from deq_nc.config import ConfigError, DataConfig, Experiment
 from deq_nc.data import DataError, Dataset, load, steps_per_epoch
-from deq_nc.runs import RunFolder, default_workdir
+from deq_nc.runs import RunError, RunFolder, default_workdir
+from deq_nc.runs.lock import holder_of
 from deq_nc.training import versions
 
 
@@ -96,15 +96,29 @@ def check(cells: Sequence[Cell]) -> None:
     for cell in cells:
         for experiment in cell.runs:
             folder = RunFolder(Path(experiment.workdir))
-            folder.check(experiment, cell.checksums)
-            if not folder.finished:
+            try:
+                folder.check(experiment, cell.checksums)
+                then = (folder.summary() or {}).get("versions")
+            except RunError:
+                continue  # this run's failure, or made again: `train` says
+            if not isinstance(then, dict):
                 continue
-            then = json.loads(folder.summary_path.read_text()).get("versions", {})
             differ = [
                 f"{name} {then.get(name)} there, {now.get(name)} here" for name in now if then.get(name) != now[name]
             ]
             if differ:
                 raise ConfigError(
                     f"workdir: {folder.path} was made with other versions: {'; '.join(differ)}. One table must not mix "
-                    "them: choose another --workdir, delete that folder, or install those versions."
+                    "them: choose another --workdir, start over with --fresh, or install those versions."
                 )
+
+
+def holders(cells: Sequence[Cell]) -> dict[Path, str]:
+    """The runs not finished that another process is at work on, and which."""
+    found = {}
+    for cell in cells:
+        for run in cell.runs:
+            path = Path(run.workdir)
+            if not RunFolder(path).finished and (holder := holder_of(path)) is not None:
+                found[path] = holder
+    return found

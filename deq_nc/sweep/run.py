@@ -2,70 +2,107 @@
 
 from __future__ import annotations
 
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from deq_nc.config import ConfigError, Experiment
+from deq_nc.runs import Held, Lock, RunFolder
+from deq_nc.runs.lock import LOOK_SECONDS, holder_of
 from deq_nc.sweep.live import Live
 from deq_nc.sweep.plan import Cell
-from deq_nc.sweep.status import FAILURE, State, Watch
+from deq_nc.sweep.status import Watch
 from deq_nc.sweep.workers import work
-from deq_nc.training import is_leader, train
+from deq_nc.training import is_leader, stop_flag, train
 
 CACHE = ".compiled"  # in the root of the runs
 
 
-def execute(cells: Sequence[Cell], root: Path, jobs: int, table: bool) -> tuple[bool, list[State]]:
-    """Run what is not finished; (True if a signal stopped the sweep, the runs that failed).
+class Outcome(NamedTuple):
+    """How a sweep ended: by a signal or not; the runs that failed and those in use by others, with a sentence each."""
 
-    A run that raises is recorded in its folder (failed.txt), the others go on; the next sweep tries it again. Where
-    several run at a time, `table` shows them as one table that moves, else each says its own lines.
+    stopped: bool
+    failed: dict[Path, str]
+    held: dict[Path, str]
+
+
+def execute(cells: Sequence[Cell], root: Path, jobs: int, quiet: bool, wait: bool = False) -> Outcome:
+    """Run what is not finished.
+
+    A run that raises is recorded in its folder (failed.txt), the others go on; the next sweep tries it again. One that
+    another process is at work on is left to it (with `wait`, waited for). Where several run at a time, a terminal shows
+    them as one table that moves; elsewhere each says its own lines, unless `quiet`.
     """
     root.mkdir(parents=True, exist_ok=True)
-    if is_leader():
-        for cell in cells:
-            for run in cell.runs:
-                (Path(run.workdir) / FAILURE).unlink(missing_ok=True)
     watch = Watch(cells)
     left = [cell for cell in cells if any(not state.finished for state in watch.of(cell))]
-    with Live(watch, quiet=not is_leader(), table=table and jobs > 1) as live:
+    with Live(watch, quiet=not is_leader(), table=jobs > 1) as live:
         if jobs > 1:
-            stopped = work(left, jobs, str((root / CACHE).absolute()), table, live.tick, _lost)
+            cache = str((root / CACHE).absolute())
+            stopped = work(left, jobs, cache, quiet or live.shown, wait, watch.note, live.tick, record)
         else:
             stopped = False
-            for cell in left:
-                stopped = run_cell(cell, quiet=False)
-                live.tick()
-                if stopped:
-                    break
-        watch.look()
-    return stopped, watch.failed
+            with stop_flag() as stop:
+                for cell in left:
+                    stopped = run_cell(cell, False, wait, stop, watch.note)
+                    live.tick()
+                    if stopped:
+                        break
+    return Outcome(stopped, watch.failed, watch.held)
 
 
-def run_cell(cell: Cell, quiet: bool) -> bool:
-    """The runs of a cell one after another; True if a signal stopped one of them."""
+def run_cell(cell: Cell, quiet: bool, wait: bool, stop: Any, note: Callable[[Path, str, str], Any]) -> bool:
+    """The runs of a cell one after another; True if a signal stopped them, in a run or between two.
+
+    `note(folder, kind, text)` hears of each: began, then ended, failed or held.
+    """
     for experiment in cell.runs:
+        folder = Path(experiment.workdir)
+        note(folder, "began", "")
+        status = None
         try:
-            _, status = train(experiment, quiet=quiet)
+            status = _train(experiment, quiet, wait, stop)
+        except Held as error:
+            note(folder, "held", str(error))
+        except BrokenPipeError:
+            raise  # nobody reads what the others would say
         except Exception as error:  # whatever ends one run may not end the others
-            _record(Path(experiment.workdir), traceback.format_exc(), error)
-            continue
-        if status == "stopped":
+            sentence = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            note(folder, "failed", sentence + record(folder, f"{traceback.format_exc()}\n{sentence}\n"))
+        else:
+            note(folder, "ended", "")
+        if status == "stopped" or stop.now():
             return True
     return False
 
 
-def _record(folder: Path, text: str, error: Exception) -> None:
-    if is_leader():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILURE).write_text(f"{text}\n{type(error).__name__}: {' '.join(str(error).split())}\n")
+def _train(experiment: Experiment, quiet: bool, wait: bool, stop: Any) -> str:
+    """`train`; with `wait`, again after each other process that is at work in its folder, unless a signal comes."""
+    while True:
+        try:
+            return train(experiment, quiet=quiet, stop=stop)[1]
+        except Held as error:
+            if not wait:
+                raise
+            print(f"{error}\nwaiting", flush=True)
+        time.sleep(LOOK_SECONDS)
+        while not stop.is_set and holder_of(Path(experiment.workdir)) is not None:
+            time.sleep(LOOK_SECONDS)
+        if stop.is_set:
+            return "stopped"
 
 
-def _lost(cell: Cell, exit_code: int) -> None:
-    """A process that was killed from outside (out of memory, for one) leaves its first unfinished run to blame."""
-    for experiment in cell.runs:
-        folder = Path(experiment.workdir)
-        if not (folder / "summary.json").exists() and not (folder / FAILURE).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / FAILURE).write_text(f"the process ended with exit code {exit_code}, killed from outside\n")
-            return
+def record(folder: Path, text: str) -> str:
+    """Leave `text` as failed.txt, under the run's lock; "" or why that was not possible."""
+    if not is_leader():
+        return ""
+    try:
+        with Lock(folder):
+            RunFolder(folder).record_failure(text)
+    except Held:
+        return ""  # somebody began it anew: this failure is history
+    except (OSError, ConfigError) as error:
+        return f" (failed.txt could not be written: {error})"
+    return ""

@@ -1,4 +1,4 @@
-"""What stands on disk: a cell's runs finished, going on, failed or left; how long the rest may take."""
+"""What stands on disk and what workers said: runs finished, at work, failed, held, left; how long the rest may take."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from deq_nc.runs import RunFolder
+from deq_nc.runs import RunError, RunFolder
 from deq_nc.runs.history import last_step
 from deq_nc.sweep.plan import Cell
 
-FAILURE = "failed.txt"  # in a run's folder: why its last attempt ended
+Kind = Literal["began", "ended", "failed", "held"]
 
 
 @dataclass(frozen=True)
 class State:
-    """One run: `step` of its last measurement (all steps once finished), `failure` the last line of its error."""
+    """One run: `step` of its last measurement, all steps once finished."""
 
     path: Path
     step: int
     finished: bool
-    failure: str | None
 
 
 def read(path: Path, steps: int) -> State:
-    """The state of the run folder `path`; reads no more than the end of its history."""
+    """The state of the run folder `path`; reads no more than the end of its history. A damaged summary is no end."""
     folder = RunFolder(path)
-    if folder.finished:
-        return State(path, steps, True, None)
-    return State(path, last_step(folder.history_path), False, folder.failure())
+    try:
+        finished = folder.summary() is not None
+    except (RunError, OSError):
+        finished = False
+    return State(path, steps if finished else last_step(folder.history_path), finished)
 
 
 class Watch:
@@ -37,19 +39,30 @@ class Watch:
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self.cells = cells
-        self._finished: dict[Path, State] = {}
         self.states: dict[Path, State] = {}
+        self.working: set[Path] = set()
+        self.failed: dict[Path, str] = {}
+        self.held: dict[Path, str] = {}
+        self._seen: list[tuple[float, int]] = []  # (time, steps) whenever steps had moved
         self.look()
-        self._begun, self._steps_begun = time.monotonic(), self.steps
+
+    def note(self, path: Path, kind: Kind, text: str) -> None:
+        """What a worker says of the run in `path`."""
+        if kind == "began":
+            self.working.add(path)
+            return
+        self.working.discard(path)
+        if kind in ("failed", "held"):
+            (self.failed if kind == "failed" else self.held)[path] = text
 
     def look(self) -> None:
         for cell in self.cells:
             for run in cell.runs:
                 path = Path(run.workdir)
-                state = self._finished.get(path) or read(path, cell.steps)
-                self.states[path] = state
-                if state.finished:
-                    self._finished[path] = state
+                if path not in self.states or not self.states[path].finished:
+                    self.states[path] = read(path, cell.steps)
+        if not self._seen or self.steps != self._seen[-1][1]:
+            self._seen.append((time.monotonic(), self.steps))
 
     @property
     def total(self) -> int:
@@ -57,31 +70,33 @@ class Watch:
 
     @property
     def done(self) -> int:
-        return len(self._finished)
-
-    @property
-    def failed(self) -> list[State]:
-        return [state for state in self.states.values() if state.failure is not None]
+        return sum(state.finished for state in self.states.values())
 
     @property
     def steps(self) -> int:
         return sum(state.step for state in self.states.values())
 
-    @property
-    def steps_total(self) -> int:
-        return sum(cell.steps * len(cell.runs) for cell in self.cells)
-
     def of(self, cell: Cell) -> list[State]:
         return [self.states[Path(run.workdir)] for run in cell.runs]
 
     def eta(self) -> str:
-        """h:mm:ss for the steps left at the pace since the sweep began, failed runs not counted; "-" at first."""
-        gone = self.steps - self._steps_begun
-        if gone <= 0:
+        """h:mm:ss for the steps left of runs that neither failed nor are held; "-" until two measurements are seen.
+
+        At the pace of the younger half of the time since the first measurement: compiling and the measurements of the
+        first epochs, which are close together, say little about the rest.
+        """
+        if len(self._seen) < 3:  # the first is what stood there
             return "-"
-        lost = sum(cell.steps - s.step for cell in self.cells for s in self.of(cell) if s.failure is not None)
-        left = (time.monotonic() - self._begun) / gone * max(self.steps_total - self.steps - lost, 0)
-        return clock(left)
+        now, steps = time.monotonic(), self.steps
+        half = (self._seen[1][0] + now) / 2
+        then, before = max((seen for seen in self._seen[1:-1] if seen[0] <= half), default=self._seen[1])
+        left = sum(
+            cell.steps - state.step
+            for cell in self.cells
+            for state in self.of(cell)
+            if state.path not in self.failed and state.path not in self.held
+        )
+        return clock((now - then) / (steps - before) * left) if steps > before else "-"
 
 
 def clock(seconds: float) -> str:

@@ -6,18 +6,22 @@ nothing fills the core that waits while a run compiles, measures or writes.
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from deq_nc.sweep.plan import Cell
 
 CONTEXT = multiprocessing.get_context("spawn")  # a forked jax deadlocks
 TICK_SECONDS = 2.0
+SAID = 800  # letters of a message: below the size that a pipe takes whole or not at all
 
 
 def _end_with_parent() -> None:
@@ -26,18 +30,45 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _start(cell: Cell, cpus: tuple[int, ...], cache: str, quiet: bool) -> None:
+def _start(cell: Cell, cpus: tuple[int, ...], cache: str, quiet: bool, patient: bool, parent: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if cpus:
         os.sched_setaffinity(0, cpus)  # before jax counts the cores to start its threads
     import jax
 
     from deq_nc.sweep.run import run_cell
+    from deq_nc.training import stop_flag
 
     # Settings share the programs of their measurements, and a sweep that goes on compiles nothing again.
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    run_cell(cell, quiet)
+    paths = [Path(run.workdir) for run in cell.runs]
+
+    def note(path: Path, kind: str, text: str) -> None:
+        parent.send((paths.index(path), kind, text[:SAID]))
+
+    with stop_flag() as stop:
+        run_cell(cell, quiet, patient, stop, note)
+
+
+@dataclasses.dataclass
+class _Worker:
+    """A process, its cell, and which run of it is at work."""
+
+    process: Any
+    cell: Cell
+    cpus: tuple[int, ...]
+    said: Connection
+    at: int = 0
+
+    def listen(self, note: Callable[[Path, str, str], Any]) -> None:
+        try:
+            while self.said.poll():
+                index, kind, text = self.said.recv()
+                self.at = index + (kind != "began")
+                note(Path(self.cell.runs[index].workdir), kind, text)
+        except (EOFError, OSError):
+            pass  # it ended
 
 
 def work(
@@ -45,39 +76,77 @@ def work(
     jobs: int,
     cache: str,
     quiet: bool,
+    patient: bool,
+    note: Callable[[Path, str, str], Any],
     tick: Callable[[], Any],
-    lost: Callable[[Cell, int], None],
+    record: Callable[[Path, str], str],
 ) -> bool:
-    """Run the cells, `jobs` at a time; True if SIGTERM or SIGINT stopped them (each saves its run first).
+    """Run the cells, `jobs` at a time; True if SIGTERM, SIGINT or SIGHUP stopped them (each saves its run first).
 
-    `tick` is called every few seconds; `lost(cell, exit code)` for a process that ended by none of our doing.
+    `note(folder, kind, text)` hears of every run, `tick` is called every few seconds. A process that ended by none of
+    our doing (out of memory, for one) leaves the run it was at to blame, which `record` writes down; the rest of its
+    cell goes to another process. A second SIGINT kills them.
     """
-    waiting, running, stopped = list(cells), {}, False
+    waiting, running, stopped = deque(cells), {}, False
     available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
     slots = [tuple(available[index::jobs]) for index in range(jobs)]
 
     def stop(number: int, frame: Any) -> None:
         nonlocal stopped
-        stopped = True
-        for process, *_ in running.values():
-            if process.is_alive():
-                os.kill(process.pid, signal.SIGTERM)
+        again, stopped = stopped, True
+        for worker in running.values():
+            if number == signal.SIGINT and again:
+                worker.process.kill()
+            else:
+                worker.process.terminate()
+        if number == signal.SIGINT and again:
+            raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    def start(cell: Cell, cpus: tuple[int, ...]) -> None:
+        ours, theirs = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(target=_start, args=(cell, cpus, cache, quiet, patient, theirs))
+        # A terminal's Ctrl-C reaches every process: the workers sleep through it and hear SIGTERM from here.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+            running[process.sentinel] = _Worker(process, cell, cpus, ours)
+        finally:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if stopped:
+            process.terminate()
+
+    def lost(worker: _Worker) -> None:
+        first, *rest = worker.cell.runs[worker.at :]
+        folder = Path(first.workdir)
+        text = f"the process ended with exit code {worker.process.exitcode}, killed from outside"
+        note(folder, "failed", text + record(folder, text + "\n"))
+        if rest:
+            waiting.appendleft(dataclasses.replace(worker.cell, runs=tuple(rest)))
+
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+    signals = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]  # nohup's SIGHUP
+    previous = {number: signal.signal(number, stop) for number in signals}
     try:
         while running or (waiting and not stopped):
             while waiting and slots and not stopped:
-                cell, cpus = waiting.pop(0), slots.pop()
-                process = CONTEXT.Process(target=_start, args=(cell, cpus, cache, quiet))
-                process.start()
-                running[process.sentinel] = process, cell, cpus
-            for sentinel in wait(list(running), timeout=TICK_SECONDS):
-                process, cell, cpus = running.pop(sentinel)
-                process.join()
-                slots.append(cpus)
-                if process.exitcode and not stopped:
-                    lost(cell, process.exitcode)
+                start(waiting.popleft(), slots.pop())
+            ended = wait(list(running), timeout=TICK_SECONDS)
+            for worker in running.values():
+                worker.listen(note)
+            for sentinel in ended:
+                worker = running.pop(sentinel)
+                worker.process.join()
+                worker.listen(note)
+                worker.said.close()
+                slots.append(worker.cpus)
+                if worker.process.exitcode and not stopped and worker.at < len(worker.cell.runs):
+                    lost(worker)
             tick()
+    except BaseException:
+        for worker in running.values():
+            worker.process.terminate()  # saves its run
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

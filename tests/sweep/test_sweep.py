@@ -13,19 +13,14 @@ from types import SimpleNamespace
 import pytest
 
 from deq_nc.cli import main
-from deq_nc.config import ConfigError, DataConfig, EquilibriumConfig, Experiment, ModelConfig, TrainConfig
+from deq_nc.config import ConfigError, Experiment
 from deq_nc.data import DataError, load
-from deq_nc.sweep import check, execute, grid, sweep
-from deq_nc.sweep.status import FAILURE, Watch, read
+from deq_nc.runs import RunFolder
+from deq_nc.sweep import Outcome, check, execute, grid, sweep
+from deq_nc.sweep.status import Watch, read
 from deq_nc.training.progress import Display
 
-TINY = Experiment(
-    recipe="tiny",
-    data=DataConfig(name="synthetic", synthetic_classes=10),
-    model=ModelConfig(encoder="identity", cell="dense", features=16, inner=16),
-    solver=EquilibriumConfig(tol=1e-4, max_steps=30),
-    train=TrainConfig(epochs=2, batch_size=256, learning_rate=0.05, measurements=2, checkpoint_seconds=0.0),
-)
+from .tiny import TINY
 
 
 def with_data(**changes) -> Experiment:
@@ -86,27 +81,27 @@ def test_a_failed_run_is_recorded_the_others_go_on_and_the_next_call_tries_again
 
     real, calls = module.train, []
 
-    def train(experiment, quiet):
+    def train(experiment, quiet, stop):
         calls.append((experiment.arm, experiment.seed))
         if experiment.arm == "explicit" and experiment.seed == 0 and len(calls) < 3:
             raise RuntimeError("the loss\nwent away")
-        return real(experiment, quiet=True)
+        return real(experiment, quiet=True, stop=stop)
 
     monkeypatch.setattr(module, "train", train)
     cells = sweep([TINY], ("explicit",), 2, tmp_path)
-    stopped, failed = execute(cells, tmp_path, 1, table=False)
+    outcome = execute(cells, tmp_path, 1, quiet=False)
     broken, good = (tmp_path / "tiny-balanced" / f"explicit-seed{seed}" for seed in (0, 1))
-    assert not stopped and [state.path for state in failed] == [broken]
-    assert failed[0].failure == "RuntimeError: the loss went away" and "Traceback" in (broken / FAILURE).read_text()
+    assert outcome == (False, {broken: "RuntimeError: the loss went away"}, {})
+    assert RunFolder(broken).failure() == "RuntimeError: the loss went away"
+    assert "Traceback" in (broken / "failed.txt").read_text()
     assert read(good, cells[0].steps).finished
-    assert execute(cells, tmp_path, 1, table=False) == (
-        False,
-        [],
-    )  # tries only what is not finished, and forgets the failure
-    assert calls[-2:] == [("explicit", 0), ("explicit", 1)] and not (broken / FAILURE).exists()
+    # The next call tries only what is not finished, and forgets the failure.
+    assert execute(cells, tmp_path, 1, quiet=False) == (False, {}, {})
+    assert calls[-2:] == [("explicit", 0), ("explicit", 1)] and not (broken / "failed.txt").exists()
 
     watch = Watch(cells)
-    assert watch.done == watch.total == 2 and watch.steps == watch.steps_total and watch.eta() == "-"
+    assert watch.done == watch.total == 2 and watch.steps == sum(2 * cell.steps for cell in cells)
+    assert watch.eta() == "-"
 
     summary = json.loads((good / "summary.json").read_text())
     assert summary["step_memory_bytes"] > 0 and summary["initial_norm"] > 0
@@ -124,9 +119,10 @@ def test_state_of_a_run_is_read_from_its_folder(tmp_path):
     assert read(tmp_path / "nothing", 100).step == 0
     (tmp_path / "history.jsonl").write_text('{"step": 30}\n{"step": 60}\n{"step": 9')  # killed while writing
     state = read(tmp_path, 100)
-    assert state.step == 60 and not state.finished and state.failure is None
-    (tmp_path / FAILURE).write_text("Traceback ...\n\nValueError: no\n")
-    assert read(tmp_path, 100).failure == "ValueError: no"
+    assert state.step == 60 and not state.finished
+    for text in ("", "[]", '{"a": 1', "null"):
+        (tmp_path / "summary.json").write_text(text)
+        assert read(tmp_path, 100) == state  # a damaged summary is no end
     (tmp_path / "summary.json").write_text("{}")
     assert read(tmp_path, 100) == dataclasses.replace(state, step=100, finished=True)
 
@@ -137,15 +133,17 @@ def test_shard_must_be_one_of_its_parts(shard, capsys):
     assert "1/4" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more, cells, table", [([], 2, False), (["--grid", "--ratios", "10"], 16, True)])
-def test_on_cpu_a_sweep_takes_every_core(tmp_path, monkeypatch, more, cells, table):
+@pytest.mark.parametrize("more, cells, quiet", [([], 2, False), (["--grid", "--ratios", "10"], 16, True)])
+def test_on_cpu_a_sweep_takes_every_core(tmp_path, monkeypatch, more, cells, quiet):
     taken = []
-    monkeypatch.setattr("deq_nc.sweep.execute", lambda *args, **kwargs: taken.append((args, kwargs)) or (True, []))
+    monkeypatch.setattr(
+        "deq_nc.sweep.execute", lambda *args, **kwargs: taken.append((args, kwargs)) or Outcome(True, {}, {})
+    )
     for cores in (3, 64):
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: range(cores), raising=False)
         assert main(["sweep", "digits", "--workdir", str(tmp_path), *more]) == 0
         (mine, root, jobs), kwargs = taken.pop()
-        assert len(mine) == cells and jobs == min(cores, cells) and kwargs == {"table": table}
+        assert len(mine) == cells and jobs == min(cores, cells) and kwargs == {"quiet": quiet, "wait": False}
 
 
 def test_runs_in_worker_processes_say_lines_and_draw_no_bar(monkeypatch, tmp_path):

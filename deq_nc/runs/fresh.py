@@ -1,0 +1,28 @@
+"""Start over without deleting: the old run folder gets another name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deq_nc.runs.lock import NAME, Lock
+
+
+def put_aside(folder: Path, wait: bool = False, say: Callable[[str], Any] = print) -> Path | None:
+    """Rename `folder` to FOLDER-old-1 (2, ...), under its lock; None where it holds no run.
+
+    Raises Held where another process is at work in it (with `wait`, waits), ConfigError where it cannot be written.
+    """
+    folder = Path(os.path.normpath(folder.absolute()))
+    if not any((folder / name).exists() for name in ("config.json", "history.jsonl")):
+        return None  # no run: whatever it is, it is not ours to rename
+    with Lock(folder, wait, say):
+        number = 1
+        while (place := folder.with_name(f"{folder.name}-old-{number}")).exists():
+            number += 1
+        folder.rename(place)
+        (place / NAME).unlink(missing_ok=True)
+    say(f"--fresh: {folder} is now {place}")
+    return place
