@@ -1,4 +1,4 @@
-"""Remove the runs of a folder, and only these, after asking: `make clean-runs`, `python -m experiments.clean_runs DIR`."""
+"""Remove the runs of a folder, and only these, after asking: `make clean-runs`, `python -m experiments.clean_runs`."""
 
 from __future__ import annotations
 

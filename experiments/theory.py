@@ -3,9 +3,10 @@
     make theory OUT=FOLDER      or  python -m experiments.theory --out FOLDER
 
 About a minute on two CPU cores. Everything is recomputed. Numbers that are not the committed ones, to the tolerances
-below, are listed, and the exit code is 1; `--out experiments/results/theory` writes the committed files anew. What to expect: the minority collapses at
-R0 = 12.2 without an arm at (KA, KB, s) = (5, 5, sqrt 5), at 1.97 with an explicit arm of gain 0.5 and at 1290.5 with
-a DEQ of the same gain; under ||V||_F the DEQ's optimum loses rank; under weight decay the explicit arm can win.
+below, are listed, and the exit code is 1; `--out experiments/results/theory` writes the committed files anew. What to
+expect: the minority collapses at R0 = 12.2 without an arm at (KA, KB, s) = (5, 5, sqrt 5), at 1.97 with an explicit arm
+of gain 0.5 and at 1290.5 with a DEQ of the same gain; under ||V||_F the DEQ's optimum loses rank; under weight decay
+the explicit arm can win.
 """
 
 from __future__ import annotations

@@ -1,11 +1,23 @@
 """The command line as a person meets it: what works, and what a mistake is answered with."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import deq_nc.cli
 from deq_nc.cli import load_recipe, main, recipes
+from deq_nc.cli_recipes import parse_experiment
+from deq_nc.config import ConfigError, Experiment, UserError
+from deq_nc.data import DataError
+from deq_nc.runs import Held, RunFolder
+from deq_nc.terminal import say_error
+from deq_nc.training import TrainingError
 
 
 def refused(capsys, *arguments) -> str:
@@ -37,6 +49,15 @@ def refused(capsys, *arguments) -> str:
         (["train", "digits", "--model.gain", "1.0"], ["model.gain", "(0, 1)"]),
         (["train", "digits", "--model.norm", "group", "--model.width", "12"], ["model.width", "multiple of 8"]),
         (["train", "digits", "--model.depth", "1000"], ["model.depth", "at most inner"]),
+        (["train", "digits", "--seed", "2147483648"], ["seed", "below 2^31"]),
+        (["train", "digits", "--train.epochs", "2.5"], ["2.5"]),
+        (["train", "digits", "--train.learning-rate", "nan"], ["train.learning_rate", "finite", "nan"]),
+        (["train", "digits", "--recipe", "../up"], ["recipe", "../up", "letters"]),
+        (["train", "digits", "--workdir=~nobody_of_this_name/x"], ["--workdir", "home folder"]),
+        (["sweep", "digits", "--arm", "deq"], ["--arms deq explicit"]),
+        (["sweep", "digits", "--seed=3"], ["--seeds 3"]),
+        (["sweep", "digits", "--arms"], ["--arms", "at least one"]),
+        (["sweep", "digits", "--grid", "--ratios", "10", "10.0000001"], ["two runs", "R10/deq-seed0"]),
         (["sweep", "digits", "--seeds", "0"], ["--seeds", ">= 1"]),
         (["measure", "no_such.npz"], ["does not exist"]),
         (["report", "no_such_run"], ["no_such_run"]),
@@ -109,3 +130,138 @@ def test_a_shrunk_recipe_trains_both_arms_and_makes_the_page(capsys, tmp_path, m
         assert last["epoch"] == 3 and last["train_loss"] < first["train_loss"]
         assert last["test_accuracy_minority"] is not None and last["cosine_minority_weights"] is not None
     assert main(command) == 0 and "2 of 2 runs done" in capsys.readouterr().out  # nothing is trained again
+
+
+@pytest.mark.parametrize("error, code", [(ConfigError, 2), (DataError, 2), (TrainingError, 1), (Held, 3)])
+def test_errors_of_the_user_end_with_their_sentence_and_code_whatever_the_command(monkeypatch, capsys, error, code):
+    assert issubclass(error, UserError)
+
+    def command(arguments):
+        raise error("a \x1b[31msentence\nof two lines")
+
+    for name in deq_nc.cli.COMMANDS:
+        monkeypatch.setitem(deq_nc.cli.COMMANDS, name, command)
+        assert main([name]) == code
+        assert capsys.readouterr().err == "error: a \\x1b[31msentence\nof two lines\n"
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (OSError(28, "No space left on device", "out/x"), 1, "out/x: No space left on device"),
+        (PermissionError(13, "Permission denied", "out"), 1, "out: Permission denied"),
+        (FileNotFoundError(2, "No such file or directory", "in"), 2, "in: No such file"),
+        (KeyboardInterrupt(), 1, "interrupted"),
+    ],
+)
+def test_errors_of_the_system_end_with_a_sentence(monkeypatch, capsys, error, code, said):
+    def command(arguments):
+        raise error
+
+    monkeypatch.setitem(deq_nc.cli.COMMANDS, "train", command)
+    assert main(["train"]) == code and capsys.readouterr().err.startswith(f"error: {said}")
+
+
+def test_a_mistake_of_ours_in_training_shows_where(monkeypatch):
+    def command(arguments):
+        raise ValueError("shapes")
+
+    monkeypatch.setitem(deq_nc.cli.COMMANDS, "train", command)
+    with pytest.raises(ValueError, match="shapes"):
+        main(["train"])
+
+
+def test_home_is_meant_in_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/some/home")
+    experiment = parse_experiment(Experiment(), ["--workdir=~/x", "--data.dir", "~"], "test")
+    assert experiment.workdir == "/some/home/x" and experiment.data.dir == "/some/home"
+
+
+def test_fresh_keeps_the_earlier_run_under_another_name(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr("deq_nc.training.train", lambda experiment, wait: begun.append((experiment.arm, wait)))
+    folder = RunFolder(tmp_path / "run")
+    command = ["train", "digits", "--arm", "explicit", "--workdir", str(folder.path), "--fresh"]
+    assert main(command) == 0 and not (tmp_path / "run-old-1").exists()  # nothing to keep
+    for number in (1, 2):
+        folder.claim(Experiment())
+        assert main([*command, "--wait"]) == 0 and not folder.path.exists()
+        assert [path.name for path in (tmp_path / f"run-old-{number}").iterdir()] == ["config.json"]
+    assert begun == [("explicit", False), ("explicit", True), ("explicit", True)]
+
+
+def test_hints_speak_the_language_of_make_under_make(monkeypatch, capsys):
+    message = "Choose another --workdir, or raise --train.warmup-epochs."
+    monkeypatch.setenv("MAKELEVEL", "1")
+    say_error(message)
+    assert 'With make, --workdir is WORKDIR=, other options go into ARGS="--train' in capsys.readouterr().err
+    monkeypatch.delenv("MAKELEVEL")
+    say_error(message)
+    assert "WORKDIR" not in capsys.readouterr().err
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess:
+    """A line of bash in which `d` is deq-nc."""
+    line = f'd() {{ "{sys.executable}" -m deq_nc "$@"; }}; {line}'
+    return subprocess.run(["bash", "-c", line], env=os.environ | environment, capture_output=True, text=True)
+
+
+def test_versions_are_said_before_anything_slow_is_imported():
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, deq_nc.cli as c; c.main(['--version']); assert 'jax' not in sys.modules"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stdout.startswith("deq-nc ") and "jax 0." in done.stdout
+
+
+def test_a_terminal_that_lacks_letters_a_reader_that_leaves_and_closed_streams_leave_no_traceback():
+    spelled = shell("d 'no±\x1b'", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="ascii")
+    assert spelled.returncode == 2 and "unknown command 'no+-" in spelled.stderr
+    left = shell("set -o pipefail; { sleep 1; d --help; } | true")
+    assert (left.returncode, left.stdout, left.stderr) == (1, "", "")
+    assert shell("d --version >&- 2>&-").returncode == 0
+    full = shell("d --version > /dev/full")
+    assert full.returncode == 1 and full.stderr == "error: No space left on device\n"
+    few = shell("ulimit -n 20; d --version")
+    assert few.returncode == 2 and "ulimit -n 256" in few.stderr and "Traceback" not in few.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_refuses_another_python_and_cleans_only_what_it_made(tmp_path):
+    root = Path(deq_nc.cli.__file__).parents[1]
+    (tmp_path / "Makefile").write_text((root / "Makefile").read_text())
+    for name in ("runs/digits-balanced", "deq_nc/__pycache__", "experiments", "tests", ".venv/bin", ".pytest_cache"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
+    wrong = tmp_path / "python9"
+    for version, words in (("3.9", "expected Python 3.11 to 3.13, got 3.9"), ("no", "cannot be run")):
+        wrong.write_text(f"#!/bin/sh\n[ {version} != no ] && echo {version}\n")
+        wrong.chmod(0o755)
+        done = shell(f"make -C {tmp_path} setup PYTHON={wrong} EXTRAS=", PATH="/usr/bin:/bin")
+        assert done.returncode == 2 and words in done.stderr, done
+    other = "3.12" if sys.version_info[:2] != (3, 12) else "3.13"
+    wrong.write_text(f"#!/bin/sh\necho {other}\n")
+    done = shell(f"make -C {tmp_path} setup PYTHON={wrong} EXTRAS=")
+    assert done.returncode == 2 and f"it is {other}, and .venv is of Python" in done.stderr, done
+    assert shell(f"make -C {tmp_path} clean").returncode == 0
+    assert not (tmp_path / ".venv").exists() and not (tmp_path / ".pytest_cache").exists()
+    assert (tmp_path / "runs/digits-balanced").is_dir() and not any((tmp_path / "deq_nc").iterdir())
+
+
+def test_runs_are_removed_only_after_a_yes_on_a_terminal(tmp_path, monkeypatch, capsys):
+    from experiments.clean_runs import main as clean
+
+    run, mine = tmp_path / "digits-balanced" / "deq-seed0", tmp_path / "notes" / "mine.txt"
+    RunFolder(run).claim(Experiment())
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    assert clean([str(tmp_path)]) == 2 and run.exists() and str(run) in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer, code in (("y", 1), ("yes", 0)):
+        monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)
+        assert clean([str(tmp_path)]) == code and run.exists() == (code == 1)
+    assert mine.exists() and not run.parent.exists()

@@ -92,10 +92,15 @@ def _datasets(data: Sequence[DataConfig]) -> list[Dataset]:
 
 def check(cells: Sequence[Cell]) -> None:
     """Raises ConfigError if a run's folder holds another configuration, other data, or results of other versions."""
-    now = versions()
+    now, seen = versions(), set()
     for cell in cells:
         for experiment in cell.runs:
             folder = RunFolder(Path(experiment.workdir))
+            if folder.path in seen:
+                raise ConfigError(
+                    f"workdir: two runs of this sweep share {folder.path}: two ratios print alike, or are equal."
+                )
+            seen.add(folder.path)
             try:
                 folder.check(experiment, cell.checksums)
                 then = (folder.summary() or {}).get("versions")

@@ -1,4 +1,4 @@
-"""Odd command lines and odd surroundings: each ends with an exit code of 0 to 3 and a sentence, never in a traceback."""
+"""Odd command lines and surroundings: each ends with an exit code of 0 to 3 and a sentence, never in a traceback."""
 
 from __future__ import annotations
 
