@@ -96,15 +96,17 @@ class ReportOptions:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     out: Path | None = None
     """Folder of the page; default RUN/report, `report` beside the runs, or RECIPE-grid beside the settings."""
+    wait: bool = False
+    """Wait where another report is writing that page, instead of leaving with exit code 3."""
 
 
 def report_command(arguments: list[str]) -> int:
     options = tyro.cli(ReportOptions, args=arguments, prog="deq-nc report")
     out = None if options.out is None else expand_path(options.out, "--out")
-    return _report([expand_path(run, "run") for run in options.runs], out)
+    return _report([expand_path(run, "run") for run in options.runs], out, wait=options.wait)
 
 
-def _report(runs: list[Path], out: Path | None, planned: Sequence[Path] = ()) -> int:
+def _report(runs: list[Path], out: Path | None, planned: Sequence[Path] = (), wait: bool = False) -> int:
     """The page and a table of it; `planned` runs of a grid that are not there are listed as missing."""
     import jax
 
@@ -113,13 +115,9 @@ def _report(runs: list[Path], out: Path | None, planned: Sequence[Path] = ()) ->
     from rich.console import Console
     from rich.table import Table
 
-    from deq_nc.names import printable
-    from deq_nc.report import NotWrittenError, make_report
+    from deq_nc.report import make_report
 
-    try:
-        found = make_report(runs, out, planned)
-    except NotWrittenError as error:
-        return _fail(str(error), code=1)
+    found = make_report(runs, out, planned, wait)
     rows = found.rows
     if found.grid:
         # Columns are called `test, ARM` and `minority, ARM`: a table each, so that eighty columns hold it.

@@ -118,7 +118,7 @@ def sweep_command(arguments: list[str], page: Callable[..., Any], fail: Callable
         return code
     if found := [path for path in steps if _readable(path)]:
         try:
-            shown = page(found, None, list(steps) if options.grid else ())
+            shown = page(found, None, list(steps) if options.grid else (), options.wait)
             return code or shown
         except (UserError, OSError) as error:
             fail(f"the page was not made: {error}", 1)

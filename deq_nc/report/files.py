@@ -24,9 +24,9 @@ class NotWrittenError(ReportError):
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """The folder of the page, made and held: another report there says so and leaves. Raises Held, NotWrittenError."""
-    lock = Lock(folder)
+    lock = Lock(folder, wait)
     try:
         lock.__enter__()
     except ConfigError as error:

@@ -39,15 +39,17 @@ def report(run_dirs: Sequence[Path], out: Path | None = None, planned: Sequence[
     return make_report(run_dirs, out, planned).page
 
 
-def make_report(run_dirs: Sequence[Path], out: Path | None = None, planned: Sequence[Path] = ()) -> Report:
-    """`report`, with what the command line prints of it."""
+def make_report(
+    run_dirs: Sequence[Path], out: Path | None = None, planned: Sequence[Path] = (), wait: bool = False
+) -> Report:
+    """`report`, with what the command line prints of it; with `wait`, after another report of that page."""
     grid = read_grid(run_dirs, planned)
     damaged = [*grid.left_out, *(f"{printable(run.path)} {line}" for run in grid.all for line in run.damaged)]
     many = len(grid.settings) > 1
     folder = Path(out) if out is not None else default_folder(grid) if many else _beside(grid)
     if out is None and os.path.islink(folder):
         raise ReportError(f"{printable(folder)}: expected a folder of ours, got a link. Name the folder with --out.")
-    with locked(folder):
+    with locked(folder, wait):
         if many:
             grid = with_numbers(grid)
             files, rows = grid_page(grid), summary_table(grid)
