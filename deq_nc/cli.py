@@ -225,12 +225,12 @@ def data_command(arguments: list[str]) -> int:
         print(f"prepared: {prepare(options.name, options.data_dir, options.archive)}")
     elif action == "list":
         options = tyro.cli(ListOptions, args=rest, prog="deq-nc data list")
-        from deq_nc.data.files import shown
         from deq_nc.data.tfds_source import EMBEDDED, PREPARABLE, data_dir, prepared
+        from deq_nc.names import printable
 
         root = data_dir(options.data_dir)
         print(f"embedded: {', '.join(EMBEDDED)}; from files: folder")
-        print(f"prepared in {shown(root)}: {shown(', '.join(prepared(root))) or 'nothing'}")
+        print(f"prepared in {printable(root)}: {printable(', '.join(prepared(root))) or 'nothing'}")
         print(f"prepared without TensorFlow by `deq-nc data prepare`: {', '.join(PREPARABLE)}")
     elif action == "show":
         recipe, rest = recipe_of(rest, "data show")
@@ -240,12 +240,12 @@ def data_command(arguments: list[str]) -> int:
         from rich.text import Text
 
         from deq_nc.data import describe, load
-        from deq_nc.data.files import shown
+        from deq_nc.names import printable
 
         dataset = load(experiment.data)
-        table = Table("class", "train", "test", "block", title=Text(shown(dataset.name)))
+        table = Table("class", "train", "test", "block", title=Text(printable(dataset.name)))
         for label, train, test, block in describe(dataset):
-            table.add_row(Text(shown(label)), str(train), str(test), block)  # a Text is never read as markup
+            table.add_row(Text(printable(label)), str(train), str(test), block)  # a Text is never read as markup
         Console().print(table)
         for note in dataset.notes:
             print(f"note: {note}")

@@ -24,8 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from deq_nc.data.files import patiently, reason, regular, shown
+from deq_nc.data.files import reason
 from deq_nc.data.source import Source
+from deq_nc.disk import patiently, regular
+from deq_nc.names import printable
 
 log = logging.getLogger("deq_nc.data")
 ARRAYS = {"train_images": (np.uint8, 4), "train_labels": (np.int32, 1)}
@@ -55,7 +57,7 @@ def cached(key: str, fingerprint: str, roots: Sequence[Path], decode: Callable[[
     damaged entry (checksum, missing file) is set aside and built again; one that the system cannot read is left alone.
     Either, and a cache that cannot be written, is logged and noted in the Source returned, never an error.
     """
-    short = shown(key).encode()[:100].decode("utf-8", "ignore")  # no file system takes names of more than 255 bytes
+    short = printable(key).encode()[:100].decode("utf-8", "ignore")  # no file system takes names of more than 255 bytes
     folder = f"{short}-{fingerprint[:16]}"
     notes: list[str] = []
     unreadable = False
@@ -64,9 +66,9 @@ def cached(key: str, fingerprint: str, roots: Sequence[Path], decode: Callable[[
             if (root / folder).is_dir():
                 return _read_twice(root / folder)
         except _Damaged as error:
-            notes.append(f"the cache {shown(root / folder)} was damaged ({shown(str(error))}); decoded again")
+            notes.append(f"the cache {printable(root / folder)} was damaged ({printable(str(error))}); decoded again")
         except OSError as error:
-            notes.append(f"the cache {shown(root / folder)} cannot be read now ({reason(error)}); decoded again")
+            notes.append(f"the cache {printable(root / folder)} cannot be read now ({reason(error)}); decoded again")
             unreadable = True
     source = decode()
     if not unreadable:
@@ -85,7 +87,7 @@ def _kept(folder: str, roots: Sequence[Path], source: Source) -> tuple[Source, l
             return _write(root / folder, source), []
         except OSError as error:  # read-only data, a full disk
             full = "" if error.errno else ": is the disk full?"  # NumPy counts bytes and names no cause
-            failures.append(f"{shown(root)}: {reason(error)}{full}")
+            failures.append(f"{printable(root)}: {reason(error)}{full}")
     return source, [f"decoded images could not be cached ({'; '.join(failures)}); the next run decodes again"]
 
 

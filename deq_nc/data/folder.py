@@ -11,8 +11,10 @@ import numpy as np
 
 from deq_nc.data import pixels
 from deq_nc.data.cache import cache_roots, cached
-from deq_nc.data.files import home, patiently, read_bytes, reason, regular, shown
+from deq_nc.data.files import home, read_bytes, reason
 from deq_nc.data.source import DataError, Source, stratified_split
+from deq_nc.disk import patiently, regular
+from deq_nc.names import printable
 
 TEST_NAMES = ("test", "val", "validation")
 TEST_FRACTION, SPLIT_SEED = 0.2, 0  # of a set that comes without a test split
@@ -32,14 +34,14 @@ def load_folder(directory: str | None, size: int | None = None) -> Source:
         raise DataError(f"data.dir: the data set 'folder' needs the folder DIR of class folders. {_LAYOUT}")
     root = home(directory)
     if not _is_dir(root):
-        raise DataError(f"data.dir: there is no folder {shown(root)}. {_LAYOUT}")
+        raise DataError(f"data.dir: there is no folder {printable(root)}. {_LAYOUT}")
     train_root = root / "train" if _is_dir(root / "train") else root
     test_root = next((root / n for n in TEST_NAMES if train_root != root and _is_dir(root / n)), None)
     train = _listing(train_root)
     test = None if test_root is None else _listing(test_root, train[0])
     stamps = [_stamp(file, root) for file in [*train[1], *(test[1] if test else [])]]
     fingerprint = hashlib.sha256(repr((stamps, size, "2")).encode()).hexdigest()
-    name = shown(root.resolve().name) or "folder"
+    name = printable(root.resolve().name) or "folder"
     return cached(f"folder-{name}", fingerprint, cache_roots(root), lambda: _decode(name, train, test, size))
 
 
@@ -47,7 +49,7 @@ def _is_dir(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError as error:
-        raise DataError(f"{shown(path)} cannot be read ({reason(error)}). Mend or replace it.") from error
+        raise DataError(f"{printable(path)} cannot be read ({reason(error)}). Mend or replace it.") from error
 
 
 def _stamp(file: Path, root: Path) -> tuple[str, int, int]:
@@ -59,7 +61,7 @@ def _stamp(file: Path, root: Path) -> tuple[str, int, int]:
 
 
 def _unreadable(file: Path, error: Exception) -> DataError:
-    return DataError(f"{shown(file)} is not a readable image ({reason(error)}). Replace or remove it.")
+    return DataError(f"{printable(file)} is not a readable image ({reason(error)}). Replace or remove it.")
 
 
 def _children(folder: Path) -> list[Path]:
@@ -68,7 +70,7 @@ def _children(folder: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise DataError(f"{shown(folder)} cannot be listed ({reason(error)}). Mend or replace it.") from error
+        raise DataError(f"{printable(folder)} cannot be listed ({reason(error)}). Mend or replace it.") from error
 
 
 def _text(name: str) -> str:
@@ -82,14 +84,16 @@ def _listing(root: Path, classes: tuple[str, ...] | None = None) -> Listing:
         try:
             _text(name)
         except UnicodeDecodeError:
-            raise DataError(f"{shown(root)} holds a class whose name is not UTF-8: {shown(name)}. Rename it.") from None
+            raise DataError(
+                f"{printable(root)} holds a class whose name is not UTF-8: {printable(name)}. Rename it."
+            ) from None
     if classes is None:
         classes = found
     if len(classes) < 2:
-        raise DataError(f"{shown(root)} holds {len(found)} class folders; at least 2 are needed. {_LAYOUT}")
+        raise DataError(f"{printable(root)} holds {len(found)} class folders; at least 2 are needed. {_LAYOUT}")
     if unknown := sorted(set(found) - set(classes)):
         raise DataError(
-            f"{shown(root)} holds classes that the train folder lacks: {shown(', '.join(unknown))}. "
+            f"{printable(root)} holds classes that the train folder lacks: {printable(', '.join(unknown))}. "
             "Rename or remove them."
         )
     files, labels = [], []
@@ -97,8 +101,8 @@ def _listing(root: Path, classes: tuple[str, ...] | None = None) -> Listing:
         members = [p for p in _children(root / name) if p.suffix.lower() in pixels.FORMATS]
         if not members:
             raise DataError(
-                f"{shown(root / name)} holds no image ({', '.join(sorted(pixels.FORMATS))}). Add some or remove the "
-                "class."
+                f"{printable(root / name)} holds no image ({', '.join(sorted(pixels.FORMATS))}). Add some, or remove "
+                "the class."
             )
         files += members
         labels += [k] * len(members)
@@ -114,7 +118,7 @@ def _decode(name: str, train: Listing, test: Listing | None, size: int | None) -
     seen: Counter[str] = Counter()
 
     def read(paths: list[Path]) -> np.ndarray:
-        return pixels.stack((_image(p, channels, size, seen) for p in paths), len(paths), lambda i: shown(paths[i]))
+        return pixels.stack((_image(p, channels, size, seen) for p in paths), len(paths), lambda i: printable(paths[i]))
 
     images = read(files)
     if test is not None:
@@ -143,7 +147,7 @@ def _check_headers(files: list[Path], size: int | None) -> int:
             channels = 3
         first = first or shape
         if size is None and sorted(shape) != sorted(first):  # EXIF may swap them, which is known once decoded
-            raise pixels.different_sizes(shown(files[0]), first, shown(file), shape)
+            raise pixels.different_sizes(printable(files[0]), first, printable(file), shape)
     return channels
 
 

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from deq_nc.data.files import read_bytes, reason, regular, shown
+from deq_nc.data.files import read_bytes, reason
 from deq_nc.data.source import DataError
+from deq_nc.disk import regular
+from deq_nc.names import printable
 
 TEXTS = ("dataset_info.json", "features.json")
 MAX_TEXT = 64 << 20  # bytes: class names of a million classes, and room
@@ -49,7 +51,7 @@ def check_classes(features: str) -> None:
         raise DataError(f"features.json is no JSON ({reason(error)}). Prepare or copy the data set again.") from error
     if foreign:
         raise DataError(
-            f"features.json names {shown(', '.join(foreign))}, which is no feature class of TFDS; it would be "
+            f"features.json names {printable(', '.join(foreign))}, which is no feature class of TFDS; it would be "
             "imported, and code that lies beside the data be run. Only the classes of tfds.features are read."
         )
 
@@ -72,7 +74,7 @@ def check_builder(builder: Any, folder: Path) -> dict[str, int]:
 
 
 def _refused(folder: Path, why: str) -> DataError:
-    return DataError(f"{shown(folder)} cannot be read ({shown(why)}). Prepare or copy the data set again.")
+    return DataError(f"{printable(folder)} cannot be read ({printable(why)}). Prepare or copy the data set again.")
 
 
 def _known() -> set[str]:

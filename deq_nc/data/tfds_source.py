@@ -19,10 +19,11 @@ import numpy as np
 
 from deq_nc.data import pixels
 from deq_nc.data.cache import cache_roots, cached, log
-from deq_nc.data.files import home, reason, shown
+from deq_nc.data.files import home, reason
 from deq_nc.data.folder import SPLIT_SEED, TEST_FRACTION
 from deq_nc.data.source import DataError, Source, stratified_split
 from deq_nc.data.tfds_check import check_builder, check_classes, check_folder
+from deq_nc.names import printable
 
 EMBEDDED = ("digits", "synthetic", "folder")
 PREPARABLE = ("cifar10", "cifar100")  # without TensorFlow, by deq_nc.data.prepare
@@ -82,7 +83,7 @@ def load_tfds(name: str, directory: str | None = None, size: int | None = None) 
     fingerprint = hashlib.sha256(repr((found.stamps, list(found.texts.values()), size, "2")).encode()).hexdigest()
     relative = folder.relative_to(root)
     features = found.texts.get("features.json", "{}")
-    label = shown("/".join(relative.parts[:-1]))
+    label = printable("/".join(relative.parts[:-1]))
     return cached(
         "-".join(relative.parts), fingerprint, cache_roots(root), lambda: _decode(label, folder, size, features)
     )
@@ -101,7 +102,7 @@ def _decode(name: str, folder: Path, size: int | None, features: str) -> Source:
     except DataError:
         raise
     except Exception as error:
-        raise _damaged(shown(folder), error) from error
+        raise _damaged(printable(folder), error) from error
     if not splits.get("train"):
         raise DataError(f"{name} has no train split, only {', '.join(splits) or 'none'}. Choose another data set.")
 
@@ -146,7 +147,7 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Images, labels and whether an image is stored as JPEG. Raises DataError for a missing or unreadable record."""
     labels = np.empty(builder.info.splits[split].num_examples, np.int32)
-    where = f"{split} of {shown(builder.data_path)}"
+    where = f"{split} of {printable(builder.data_path)}"
     jpeg = False
 
     def images() -> Iterator[np.ndarray]:

@@ -6,7 +6,7 @@ who is at work, damaged/ keeps what could not be read. Whoever writes holds the 
 and delete nothing. A file is written whole or not at all.
 """
 
-from deq_nc.runs.files import RunError, disk_full, patiently, read_json, write_json, write_text
+from deq_nc.runs.files import RunError, read_json, write_json, write_text
 from deq_nc.runs.folder import RunFolder, default_workdir, setting
 from deq_nc.runs.fresh import put_aside
 from deq_nc.runs.history import History, read_history
@@ -19,8 +19,6 @@ __all__ = [
     "RunError",
     "RunFolder",
     "default_workdir",
-    "disk_full",
-    "patiently",
     "put_aside",
     "read_history",
     "read_json",

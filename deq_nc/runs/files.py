@@ -1,59 +1,27 @@
-"""Files whole or not at all, patience with disks, and what an error of the system means."""
+"""Files whole or not at all, and what it means where one cannot be read."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from deq_nc.config import ConfigError
-
-T = TypeVar("T")
-
-# Errors of a disk that may pass, a network disk's above all: they say nothing about what the file holds.
-PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.ENFILE, errno.EMFILE, errno.EBUSY}
-PAUSES = (0.1, 0.5, 2.0)  # seconds between tries
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from deq_nc.disk import patiently, regular
 
 
 class RunError(ConfigError):
     """A file of a run folder that cannot be used; the message says which, what came, and what to do."""
 
 
-def patiently(read: Callable[[], T], pauses: tuple[float, ...] = PAUSES) -> T:
-    """`read()`, tried again after each pause where the error may pass. Raises OSError where it does not."""
-    for pause in pauses:
-        try:
-            return read()
-        except OSError as error:
-            if error.errno not in PASSING:
-                raise
-            time.sleep(pause)
-    return read()
-
-
-def disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk or an exhausted quota is behind an error; libraries wrap it, some into bare text."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return True
-        if any(words in str(error) for words in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota")):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
 def read_bytes(path: Path) -> bytes:
     """The bytes of a regular file. Raises RunError for anything else at that place, or an error that does not pass."""
     try:
-        if path.exists() and not path.is_file():
-            raise RunError(f"{path}: expected a file, got something else of that name. Leave this folder out.")
+        regular(path)
         return patiently(path.read_bytes)
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}. Nothing was changed; try again.") from error

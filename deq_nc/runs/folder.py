@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from deq_nc.config import ConfigError, Experiment, differing_fields
-from deq_nc.runs.files import RunError, checksum, patiently, read_bytes, read_json, write_json, write_text, write_with
+from deq_nc.disk import patiently
+from deq_nc.runs.files import RunError, checksum, read_bytes, read_json, write_json, write_text, write_with
 from deq_nc.runs.history import History, dump, read_history
 
 # Fields that may differ when a run is continued: where it and its data lie does not change its numbers. What the data

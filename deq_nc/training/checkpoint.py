@@ -28,7 +28,8 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from deq_nc.config import ConfigError, UserError
-from deq_nc.runs import RunError, RunFolder, disk_full, patiently, read_json
+from deq_nc.disk import disk_full, patiently
+from deq_nc.runs import RunError, RunFolder, read_json
 from deq_nc.runs.files import checksum
 from deq_nc.training.mesh import agreed_by_all, is_leader, replicated
 from deq_nc.training.state import TrainState

@@ -21,8 +21,9 @@ import numpy as np
 
 from deq_nc.config import Experiment
 from deq_nc.data import Dataset, load, steps_per_epoch
+from deq_nc.disk import disk_full
 from deq_nc.models import count_parameters
-from deq_nc.runs import Held, Lock, RunError, RunFolder, default_workdir, disk_full
+from deq_nc.runs import Held, Lock, RunError, RunFolder, default_workdir
 from deq_nc.training.checkpoint import Checkpoints, TrainingError, restore
 from deq_nc.training.evaluate import all_finite
 from deq_nc.training.measure import Measurer

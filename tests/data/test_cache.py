@@ -15,7 +15,6 @@ import pytest
 from deq_nc.config import DataConfig
 from deq_nc.data import DataError, load
 from deq_nc.data import cache as cache_module
-from deq_nc.data import files as files_module
 from deq_nc.data.cache import ASIDE, DRAFT, cached
 from deq_nc.data.source import Source
 
@@ -140,7 +139,7 @@ def test_an_error_that_passes_is_waited_out(tmp_path, monkeypatch, code):
         return true(path)
 
     monkeypatch.setattr(cache_module, "_crc_of_file", failing)
-    monkeypatch.setattr(files_module, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("deq_nc.disk.PAUSES", (0.0, 0.0, 0.0))
     assert get(tmp_path, lambda: pytest.fail("decoded again")).notes == SOURCE.notes and left == [0]
 
 
@@ -151,7 +150,7 @@ def test_an_error_that_stays_is_said_and_the_entry_is_left_alone(tmp_path, monke
     def failing(path):
         raise OSError(errno.EIO, "Input/output error", str(path))
 
-    monkeypatch.setattr(files_module, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("deq_nc.disk.PAUSES", (0.0, 0.0, 0.0))
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "_crc_of_file", failing)
         found = get(tmp_path)

@@ -115,8 +115,7 @@ def test_an_error_that_passes_is_not_damage(folder, monkeypatch):
 
 def unreadable(monkeypatch, what: str):
     """The system lets no file below a folder of that name be read, neither here nor by orbax."""
-    monkeypatch.setattr("deq_nc.runs.files.PAUSES", ())
-    monkeypatch.setattr(module, "patiently", lambda call: call())
+    monkeypatch.setattr("deq_nc.disk.PAUSES", ())
     real_bytes, real_arrays = Path.read_bytes, module._arrays
 
     def read_bytes(path):
