@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -182,12 +183,12 @@ for root in sys.argv[1:]:
 """
 
 
-def run(quick: bool, seed: int) -> list[Case]:
+def run(quick: bool, seed: int, kinds: Sequence[str] = ("names", "values", "bytes", "arrays")) -> list[Case]:
     from tests.report.folders import make_run
     from tests.report.grids import make_cell
 
     rng, cases, tries = random.Random(seed), [], 6 if quick else 40
-    for kind in ("names", "values", "bytes", "arrays"):
+    for kind in kinds:
         with tempfile.TemporaryDirectory() as folder:
             roots = []
             for number in range(tries):
