@@ -88,6 +88,9 @@ class Npz(Mapping[str, np.ndarray]):
                 raise ValueError("it changed while it was read")
             return _read(file, header)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.headers  # a Mapping's own would read the array
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.headers)
 
@@ -121,8 +124,10 @@ class Npz(Mapping[str, np.ndarray]):
         what = "the archive" if name is None else name if name.isidentifier() else repr(name)
         try:
             yield
-        except (NpzError, FileNotFoundError):
+        except NpzError:
             raise
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self.path}: no such file. Write one with numpy.savez.") from error
         except MemoryError as error:
             raise NpzError(f"{self.path}: {what} does not fit in memory. Save fewer rows.") from error
         except OSError as error:

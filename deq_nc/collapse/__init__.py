@@ -1,6 +1,7 @@
 """Neural-collapse metrics: class moments that merge, NC1 to NC4, target geometries, imbalance; usable alone.
 
-What belongs here: a number read off features, labels and a linear classifier. It imports nothing else of the project.
+What belongs here: a number read off features, labels and a linear classifier. It imports nothing else of the project
+but the reader of .npz files.
 moments (first pass) -> directions, probe -> decisions, residuals (second pass) -> frames, geometry -> measure; stream,
 series and npz are other ways in. Definitions, ranges and sources: docs/collapse.md.
 """

@@ -9,21 +9,50 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .geometry import float_type
 
-def as_array(x: Any) -> Array:
-    """x as a jax array; a PyTorch tensor that requires grad is detached."""
-    if isinstance(x, jax.Array | np.ndarray):
-        return jnp.asarray(x)
+
+def as_array(name: str, x: Any) -> Array | np.ndarray:
+    """x as a jax or NumPy array of numbers; a PyTorch tensor is detached, and widened where NumPy lacks its dtype.
+
+    Raises ValueError for what is not numbers.
+    """
+    if isinstance(x, jax.Array):
+        return x
     x = x.detach() if hasattr(x, "detach") else x
-    return jnp.asarray(np.asarray(x))
+    try:
+        try:
+            x = np.asarray(x)
+        except TypeError:
+            x = np.asarray(x.cpu().float())  # bfloat16, or a tensor on a GPU
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{name}: expected an array of numbers, got {type(x).__name__} ({error}).") from error
+    if x.dtype.kind == "f":  # jax knows neither the other byte order nor 80 bits
+        x = x.astype(np.float64 if x.itemsize > 8 else x.dtype.newbyteorder("="), copy=False)
+    elif not (x.dtype.kind in "biu" or jnp.issubdtype(x.dtype, jnp.floating)):
+        raise ValueError(f"{name}: expected an array of numbers, got {x.dtype}. Convert them first.")
+    return x
 
 
 def as_floats(name: str, x: Any) -> Array:
     """x as float32, or float64 where it came so under x64; half precision is widened. Raises ValueError otherwise."""
-    x = as_array(x)
+    x = as_array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{name}: expected floating point numbers, got {x.dtype}. Convert them first.")
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = jnp.asarray(x)
+    return x.astype(float_type(x.dtype))
+
+
+def as_labels(x: Any, num_classes: int) -> Array:
+    """Labels as integers that 32 bits hold: what lies beyond becomes -1, it would be wrapped into a valid label."""
+    y = as_array("labels", x)
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise ValueError(
+            f"labels: expected integers 0..{num_classes - 1}, got {y.dtype}. Convert them: labels.astype(int)."
+        )
+    if isinstance(y, np.ndarray) and y.dtype.itemsize >= 4:
+        y = np.where((y >= -(2**31)) & (y < 2**31), y, -1).astype(np.int32)
+    return jnp.asarray(y)
 
 
 def _require(ok: bool, message: str) -> None:
@@ -39,9 +68,8 @@ def as_inputs(features, labels, weights, bias, num_classes, mask, majority) -> t
     _require(h.ndim == 2, f"features: expected shape [N, D], got {list(h.shape)}. Flatten or pool each sample first.")
     n, d = h.shape
     _require(n > 0 and d > 0, f"features: expected at least one row and one column, got {[n, d]}.")
-    y = as_array(labels)
+    y = as_labels(labels, k)
     _require(y.shape == (n,), f"labels: expected shape [{n}] beside features [{n}, {d}], got {list(y.shape)}.")
-    _require(jnp.issubdtype(y.dtype, jnp.integer), f"labels: expected integers 0..{k - 1}, got {y.dtype}.")
     w = b = m = a = None
     if weights is not None:
         w = as_floats("weights", weights).astype(h.dtype)
@@ -54,20 +82,20 @@ def as_inputs(features, labels, weights, bias, num_classes, mask, majority) -> t
         b = as_floats("bias", bias).astype(h.dtype)
         _require(b.shape == (k,), f"bias: expected shape [{k}], got {list(b.shape)}.")
     if mask is not None:
-        m = as_array(mask)
+        m = jnp.asarray(as_array("mask", mask))
         _require(m.shape == (n,), f"mask: expected shape [{n}] beside features [{n}, {d}], got {list(m.shape)}.")
         m = m.astype(bool)
     if majority is not None:
-        a = as_array(majority)
+        a = jnp.asarray(as_array("majority", majority))
         _require(a.shape == (k,), f"majority: expected {k} booleans, one a class, got shape {list(a.shape)}.")
         _require(a.dtype == bool, f"majority: expected booleans, got {a.dtype}. Mark classes, do not list them.")
     return h, y, w, b, m, a
 
 
-def refuse_bad_values(arrays: tuple[Array | None, ...], collapse: Any, num_classes: int) -> None:
+def refuse_bad_values(arrays: tuple[Array | None, ...], collapse: Any, num_classes: int, labels: Any) -> None:
     """ValueError for labels out of range, an empty mask and numbers that are not finite; silent inside jit.
 
-    The features are read again only when the result is not finite.
+    labels: as they came. The features are read again only when the result is not finite.
     """
     h, y, w, b, m, _ = arrays
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((arrays, collapse))):
@@ -75,8 +103,9 @@ def refuse_bad_values(arrays: tuple[Array | None, ...], collapse: Any, num_class
     used = np.ones(len(y), bool) if m is None else np.asarray(m)
     if int(collapse.outside):
         rows = np.flatnonzero(used & ((np.asarray(y) < 0) | (np.asarray(y) >= num_classes)))
+        came = int(as_array("labels", labels)[rows[0]])
         raise ValueError(
-            f"labels: expected 0..{num_classes - 1}, got {int(y[rows[0]])} in row {rows[0]} ({len(rows)} such rows). "
+            f"labels: expected 0..{num_classes - 1}, got {came} in row {rows[0]} ({len(rows)} such rows). "
             "Raise num_classes, or mask these rows."
         )
     _require(float(collapse.count.sum()) > 0, "mask: it leaves no sample. Mark at least two classes' rows True.")

@@ -118,7 +118,7 @@ def _logits(e: Array, probe: Probe, row: Array) -> Float[Array, "B K"] | None:
 
 
 def _own(probe: Probe, row: Array) -> Bool[Array, "B K"]:
-    return jnp.arange(len(probe.gram))[None] == row[:, None]
+    return jnp.arange(len(probe.gram), dtype=row.dtype)[None] == row[:, None]
 
 
 def _of_own(values: Array, row: Array) -> Array:
@@ -133,4 +133,4 @@ def _compare(near: Bool[Array, "B K"], logits: Float[Array, "B K"] | None, row: 
         return jnp.stack([unknown, nearest, unknown])
     top = jnp.max(logits, 1)
     both = jnp.max(jnp.where(near, logits, -jnp.inf), 1)
-    return jnp.stack([_of_own(logits, row) >= top, nearest, both >= top]).astype(dtype)
+    return jnp.stack([(_of_own(logits, row) >= top).astype(dtype), nearest, (both >= top).astype(dtype)])

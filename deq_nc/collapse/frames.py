@@ -33,20 +33,20 @@ class Frame(NamedTuple):
 
 def mean_where(x: Array, where: Array) -> Array:
     """Mean of the selected entries; NaN when none is selected."""
-    total = jnp.sum(where)
+    total = jnp.sum(where.astype(x.dtype))
     return jnp.where(total > 0, jnp.sum(jnp.where(where, x, 0)) / jnp.maximum(total, 1), jnp.nan)
 
 
 def _std_where(x: Array, where: Array) -> Array:
     away = jnp.where(where, x - mean_where(x, where), 0)
-    total = jnp.sum(where)
-    return jnp.where(total > 0, safe_norm(away) / jnp.sqrt(jnp.maximum(total, 1).astype(x.dtype)), jnp.nan)
+    total = jnp.sum(where.astype(x.dtype))
+    return jnp.where(total > 0, safe_norm(away) / jnp.sqrt(jnp.maximum(total, 1)), jnp.nan)
 
 
 def frame(vectors: Float[Array, "K D"], gram: Float[Array, "K K"], present: Bool[Array, " K"]) -> Frame:
     """Norms and cosines of vectors [K, D] with their Gram over the classes present.
 
-    Vectors below NORM_GUARD are kept out of angles.
+    Vectors below NORM_GUARD are kept out of angles. The longest should be near 1 (`unit`): norms are squared.
     """
     k = vectors.shape[0]
     norm = safe_norm(vectors, 1)
@@ -54,7 +54,7 @@ def frame(vectors: Float[Array, "K D"], gram: Float[Array, "K K"], present: Bool
     scale = jnp.where(solid, 1 / jnp.where(solid, norm, 1), 0)
     cosine = gram * scale[:, None] * scale[None]
     pairs = solid[:, None] & solid[None] & ~jnp.eye(k, dtype=bool)
-    lean = 1 / jnp.maximum(jnp.sum(present) - 1, 1)
+    lean = 1 / jnp.maximum(jnp.sum(present.astype(gram.dtype)) - 1, 1)
     return Frame(
         gram=gram,
         cosine=cosine,
@@ -83,8 +83,9 @@ class Blocks(NamedTuple):
     norm_minority: Array
 
 
-def blocks(f: Frame, majority: Bool[Array, " K"], present: Bool[Array, " K"]) -> Blocks:
-    """Block means of a frame for the classes marked in majority [K] and those not marked."""
+def blocks(f: Frame, majority: Bool[Array, " K"], present: Bool[Array, " K"], scale: Float[Array, ""]) -> Blocks:
+    """Block means of a frame for the classes marked in majority [K] and those not marked; its vectors are `scale` times
+    what the norms are reported of."""
     minority = ~majority
     within = f.pairs & minority[:, None] & minority[None]
     return Blocks(
@@ -92,6 +93,6 @@ def blocks(f: Frame, majority: Bool[Array, " K"], present: Bool[Array, " K"]) ->
         mean_where(f.cosine, f.pairs & majority[:, None] & minority[None]),
         mean_where(f.cosine, within),
         jnp.where(jnp.any(within), jnp.max(jnp.where(within, f.cosine, -jnp.inf)), jnp.nan),
-        mean_where(f.norm, majority & present),
-        mean_where(f.norm, minority & present),
+        mean_where(f.norm, majority & present) / scale,
+        mean_where(f.norm, minority & present) / scale,
     )

@@ -15,6 +15,11 @@ from jaxtyping import Bool, Float
 SMALL = 64  # classes, up to which exactness costs nothing
 
 
+def float_type(dtype: jnp.dtype) -> jnp.dtype:
+    """float64 for float64, float32 for all else; `jnp.promote_types` refuses under strict promotion."""
+    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
 def safe_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     """||x||_2 over `axis` (all by default), with gradient 0 instead of NaN at x = 0."""
     square = jnp.sum(x * x, axis)
@@ -22,8 +27,20 @@ def safe_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
+def unit(x: Array) -> Array:
+    """The power of two that brings the largest |x| into [1/2, 1); 1 for x = 0. A constant under differentiation.
+
+    Products by it are exact, and fourth powers of what it scales stay in range: those of 1e-10 are 0 in float32.
+    """
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)))
+    exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 0))[1]
+    most = jnp.finfo(x.dtype).maxexp - 28  # beyond it the power itself would be subnormal, or its inverse infinite
+    return jnp.ldexp(jnp.ones((), x.dtype), -jnp.clip(exponent, -most, most))
+
+
 def normalised(x: Array) -> Array:
-    """x / ||x||_F, and 0 for x = 0."""
+    """x / ||x||_F, and 0 for x = 0; of any scale."""
+    x = x * unit(x)
     norm = safe_norm(x)
     return x / jnp.where(norm == 0, 1, norm)
 
@@ -48,7 +65,8 @@ def seli(counts: Float[Array, " K"]) -> tuple[Float[Array, "K K"], Float[Array, 
     """Grams (of the weights, of the means) of the simplex-encoded-label interpolation, [K, K] each, for any counts n.
 
     J = I - 11^T/K, D = diag(n), J D J = V L^2 V^T: G_W = V L V^T, G_H = J V L^-1 V^T J. The geometry of the
-    max-margin (small ridge) unconstrained-feature model under imbalance; an ETF when the counts are equal.
+    max-margin (small ridge) unconstrained-feature model under imbalance; an ETF when the counts are equal. NaN where a
+    count is not positive: leave empty classes out.
     Thrampoulidis, Kini, Vakilian & Behnia 2022.
 
     >>> w, h = seli([10, 10, 1, 1])
@@ -56,12 +74,12 @@ def seli(counts: Float[Array, " K"]) -> tuple[Float[Array, "K K"], Float[Array, 
     ['1.000', '-0.459', '-0.271', '-0.271'] ['1.000', '-0.195', '-0.403', '-0.403']
     """
     n = jnp.asarray(counts)
-    n = n.astype(jnp.promote_types(n.dtype, jnp.float32))
+    n = n.astype(float_type(n.dtype))
     k = n.shape[0]
     centre = jnp.eye(k, dtype=n.dtype) - 1 / k
     square, v = jnp.linalg.eigh((centre * n[None]) @ centre)
     kept = jnp.arange(k) > 0  # eigh sorts upwards; the first belongs to the vector of ones
-    length = jnp.sqrt(jnp.where(kept, jnp.abs(square), 1))
+    length = jnp.sqrt(jnp.where(kept, jnp.abs(square), 1)) * jnp.where(jnp.all(n > 0), 1, jnp.nan).astype(n.dtype)
     half = centre @ v
     return (v * jnp.where(kept, length, 0)[None]) @ v.T, (half * jnp.where(kept, 1 / length, 0)[None]) @ half.T
 
@@ -89,7 +107,7 @@ def gof(
     n_k <= N^2 l_W l_H vanish. Dang et al. 2023. Compare the means of `measure`, which are centred, with `centre_gram`.
     """
     n = jnp.asarray(counts)
-    n = n.astype(jnp.promote_types(n.dtype, jnp.float32))
+    n = n.astype(float_type(n.dtype))
     w = jnp.maximum(jnp.sqrt(n * feature_decay / weight_decay) - jnp.sum(n) * feature_decay, 0)
     return jnp.diag(w), jnp.diag(w * weight_decay / (n * feature_decay))
 

@@ -29,7 +29,8 @@ from .threads import one_lapack_thread
 class Collapse:
     """Every metric; a pytree of scalars, [K] arrays and [K, K] Grams. docs/collapse.md has formula, range and source.
 
-    NaN stands for what is not defined: weight metrics without weights, angles without a pair, classes without samples.
+    NaN stands for what is not defined: weight metrics without weights, angles without a pair, classes without samples,
+    and 0/0: metrics of the means where no two differ (rank 0), of the weights where all are 0 (zero_weights = K).
     """
 
     nc1: Array  # tr(S_W S_B^+)/K
@@ -94,7 +95,7 @@ def measure(
     arrays = as_inputs(features, labels, weights, bias, num_classes, mask, majority)
     with one_lapack_thread(arrays):
         collapse = jax.block_until_ready(measure_arrays(*arrays, num_classes=num_classes))
-    refuse_bad_values(arrays, collapse, num_classes)
+    refuse_bad_values(arrays, collapse, num_classes, labels)
     return collapse
 
 
@@ -110,38 +111,47 @@ def summarise(probe: Probe, sums: ResidualSums, majority: Bool[Array, " K"] | No
     """The metrics from the tables of the first pass and the sums of the second; K x K and K x D work only."""
     mc, count, present = probe.mc, probe.moments.count, probe.moments.present
     k, d = mc.shape
-    samples, classes = jnp.sum(count), jnp.sum(present)
+    samples, classes = jnp.sum(count), jnp.sum(present).astype(mc.dtype)
     per_class = jnp.where(present, count, jnp.nan)
     variance = sums.square / jnp.maximum(count, 1)
+    # 0/0: one class, or none, or a network whose features are all equal; by 1 where there is something to measure.
+    means_differ = jnp.where(probe.rank > 0, 1, jnp.nan).astype(mc.dtype)
+    whitened = sums.whitened * means_differ
     means = frame(mc, probe.gram, present)
     everyone = jnp.ones(k, bool)
     no_weights = probe.weights is None
     unknown = jnp.full((k, k), jnp.nan, mc.dtype)
     w = jnp.full_like(mc, jnp.nan) if no_weights else probe.weights
+    has_weights = jnp.any(w != 0)
+    weights_differ = jnp.where(has_weights, 1, jnp.nan).astype(mc.dtype)
+    # Ties count as right, so that a classifier which is 0 throughout would be.
+    choice = mc.dtype.type(1)
+    if not no_weights:
+        choice = jnp.where(has_weights | jnp.any(probe.table != probe.table[:, :1]), 1, jnp.nan).astype(mc.dtype)
     logits = unknown if no_weights else probe.gram_logits
     weights = frame(w, unknown if no_weights else probe.gram_weights, everyone)
     both = present[:, None] & present[None]
     etf = _etf_of(present, mc.dtype)
     pairs = both & ~jnp.eye(k, dtype=bool)
     ratio = (variance[:, None] + variance[None]) / (2 * jnp.where(pairs, probe.distance, 1))
-    trace = jnp.sum(sums.whitened) / samples * classes
+    trace = jnp.sum(whitened) / samples * classes
     short = jnp.minimum(d / jnp.maximum(classes - 1, 1), 1)
     groups = {}
     if majority is not None:
         groups = dict(
-            nc1_majority=jnp.sum(sums.whitened, where=majority) / jnp.sum(count, where=majority),
-            nc1_minority=jnp.sum(sums.whitened, where=~majority) / jnp.sum(count, where=~majority),
-            blocks_means=blocks(means, majority, present),
-            blocks_weights=blocks(weights, majority, everyone),
+            nc1_majority=jnp.sum(whitened, where=majority) / jnp.sum(count, where=majority),
+            nc1_minority=jnp.sum(whitened, where=~majority) / jnp.sum(count, where=~majority),
+            blocks_means=blocks(means, majority, present, probe.scale),
+            blocks_weights=blocks(weights, majority, everyone, probe.scale_weights),
         )
     return Collapse(
         nc1=trace / classes,
         nc1_trace=trace,
-        nc1_ratio=(jnp.sum(sums.square) / samples) / (jnp.sum(mc * mc) / classes),
-        cdnv=mean_where(ratio, pairs),
-        nc2_means=gram_distance(means.gram, etf),
-        nc2_weights=gram_distance(weights.gram, _etf_of(everyone, mc.dtype)),
-        nc2_floor=jnp.sqrt(2 - 2 * jnp.sqrt(short)),
+        nc1_ratio=(jnp.sum(sums.square) / samples) / (jnp.sum(mc * mc) / classes) * means_differ,
+        cdnv=mean_where(ratio, pairs) * means_differ,
+        nc2_means=gram_distance(means.gram, etf) * means_differ,
+        nc2_weights=gram_distance(weights.gram, _etf_of(everyone, mc.dtype)) * weights_differ,
+        nc2_floor=jnp.where(classes > 1, jnp.sqrt(2 - 2 * jnp.sqrt(short)), jnp.nan),
         equinorm_means=means.equinorm,
         equinorm_weights=weights.equinorm,
         equiangle_means=means.equiangle,
@@ -150,27 +160,27 @@ def summarise(probe: Probe, sums: ResidualSums, majority: Bool[Array, " K"] | No
         angle_gap_weights=weights.angle_gap,
         max_cosine_means=means.max_cosine,
         max_cosine_weights=weights.max_cosine,
-        nc3=safe_norm(normalised(jnp.where(present[:, None], w, 0)) - normalised(mc)),
-        nc3_product=gram_distance(jnp.where(both, logits, 0), etf),
-        nc4=jnp.sum(count - sums.agree) / samples,
-        accuracy=jnp.sum(sums.correct) / samples,
-        accuracy_nearest=jnp.sum(sums.nearest) / samples,
+        nc3=safe_norm(normalised(jnp.where(present[:, None], w, 0)) - normalised(mc)) * means_differ * weights_differ,
+        nc3_product=gram_distance(jnp.where(both, logits, 0), etf) * means_differ * weights_differ,
+        nc4=jnp.sum(count - sums.agree) / samples * means_differ * choice,
+        accuracy=jnp.sum(sums.correct) / samples * choice,
+        accuracy_nearest=jnp.sum(sums.nearest) / samples * means_differ,
         count=count,
-        nc1_class=sums.whitened / per_class,
-        variance_class=sums.square / per_class,
-        accuracy_class=sums.correct / per_class,
-        norm_means=jnp.where(present, means.norm, jnp.nan),
-        norm_weights=weights.norm,
-        gram_means=means.gram,
-        gram_weights=weights.gram,
-        gram_logits=logits,
-        empty=k - classes,
+        nc1_class=whitened / per_class,
+        variance_class=sums.square / per_class / probe.scale / probe.scale,
+        accuracy_class=sums.correct / per_class * choice,
+        norm_means=jnp.where(present, means.norm / probe.scale, jnp.nan),
+        norm_weights=weights.norm / probe.scale_weights,
+        gram_means=means.gram / probe.scale / probe.scale,
+        gram_weights=weights.gram / probe.scale_weights / probe.scale_weights,
+        gram_logits=logits / probe.scale_weights / probe.scale,
+        empty=k - jnp.sum(present),
         single=jnp.sum(count == 1),
         zero_means=means.zero,
         zero_weights=weights.zero,
         outside=probe.moments.outside,
         rank=probe.rank,
-        condition=safe_norm(mc) * safe_norm(probe.inverse) / probe.rank,
+        condition=safe_norm(mc) * safe_norm(probe.inverse) / probe.rank.astype(mc.dtype),
         **groups,
     )
 

@@ -10,11 +10,12 @@ and scatter exactly 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, Int
@@ -63,12 +64,21 @@ class ClassMoments:
     def global_shift(self) -> Array:
         """mu_G - reference [D], mu_G the mean of the means of the classes present."""
         away = jnp.where(self.present[:, None], (self.origin - self.reference[None]) + self.shift, 0)
-        return jnp.sum(away, 0) / jnp.maximum(jnp.sum(self.present), 1)
+        return jnp.sum(away, 0) / jnp.maximum(jnp.sum(self.present), 1).astype(away.dtype)
 
     def centred(self) -> Array:
-        """Mc = mu_k - mu_G [K, D], 0 where the class is empty."""
+        """Mc = mu_k - mu_G [K, D], 0 where the class is empty or alone."""
         away = (self.origin - self.reference[None]) + (self.shift - self.global_shift[None])
-        return jnp.where(self.present[:, None], away, 0)
+        some = jnp.sum(self.present) > 1  # the rounding of one class's mean would pass for a direction
+        return jnp.where(self.present[:, None] & some, away, 0)
+
+
+def class_of(labels: Int[Array, " N"], num_classes: int) -> Int[Array, " N"]:
+    """labels as int32 [N], K where they are not in 0..K-1: integers of 64 bits are compared before they are cut."""
+    xp = np if isinstance(labels, np.ndarray) else jnp
+    labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
+    inside = (labels >= 0) & (labels < num_classes)
+    return jnp.where(inside, xp.where(inside, labels, 0).astype(jnp.int32), num_classes)
 
 
 def class_sums(values: Float[Array, "N ..."], labels: Int[Array, " N"], num_classes: int) -> Float[Array, "K ..."]:
@@ -90,11 +100,10 @@ def class_moments(
     features sharded over a mesh axis. Rows with a label outside 0..K-1 are counted in `outside` and left out.
     scatter False leaves it NaN and the features are read once less. Merge batches with `merge`.
     """
-    k, n = num_classes, features.shape[0]
-    labels = labels.astype(jnp.int32)
-    valid = jnp.ones(n, bool) if mask is None else mask
-    inside = valid & (labels >= 0) & (labels < k)
-    slot = jnp.where(inside, labels, jnp.where(valid, k, k + 1))  # class_sums drops the slots beyond its last
+    k = num_classes
+    slot = class_of(labels, k)
+    if mask is not None:
+        slot = jnp.where(mask, slot, k + 1)  # class_sums drops the slots beyond its last
     return over_lanes(partial(_moments, num_classes=k, scatter=scatter), merge_axis, features, slot)
 
 
@@ -145,13 +154,14 @@ def merge_axis(moments: ClassMoments, axis_name: str) -> ClassMoments:
     a place of their own, for `merge` to fold. Beyond, two reductions of [K, D].
     """
     size = jax.lax.axis_size(axis_name)
-    packed, unravel = ravel_pytree(moments)
+    packed, unravel = ravel_pytree(replace(moments, outside=moments.outside.astype(moments.count.dtype)))
     if size * packed.size > SLOTS:
         return _merge_by_sums(moments, axis_name)
     mine = jnp.arange(size)[:, None] == jax.lax.axis_index(axis_name)
     parts = jax.vmap(unravel)(jax.lax.psum(jnp.where(mine, packed[None], 0), axis_name))
     first, rest = jax.tree.map(lambda t: t[0], parts), jax.tree.map(lambda t: t[1:], parts)
-    return jax.lax.scan(lambda whole, part: (merge(whole, part), None), first, rest)[0]
+    whole = jax.lax.scan(lambda whole, part: (merge(whole, part), None), first, rest)[0]
+    return replace(whole, outside=whole.outside.astype(moments.outside.dtype))
 
 
 def _merge_by_sums(m: ClassMoments, axis_name: str) -> ClassMoments:

@@ -3,57 +3,72 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
-from typing import BinaryIO
 
-import numpy as np
+import jax.numpy as jnp
+
+from deq_nc.npz import Header, Npz, NpzError, free_memory
 
 from .measure import Collapse, measure
 
-REQUIRED = {"features": "[N, D]", "labels": "[N]", "weights": "[K, D]"}
-OPTIONAL = {"bias": "[K]", "majority": "[K] bool", "mask": "[N] bool"}
+# Letters of the shape, and what numpy or jax call the kinds of numbers.
+EXPECTED = {
+    "features": ("ND", (jnp.floating,), "floating point"),
+    "labels": ("N", (jnp.integer,), "integers"),
+    "weights": ("KD", (jnp.floating,), "floating point"),
+    "bias": ("K", (jnp.floating,), "floating point"),
+    "majority": ("K", (jnp.bool_,), "booleans"),
+    "mask": ("N", (jnp.bool_, jnp.integer), "booleans"),
+}
+REQUIRED = ("features", "labels")
+COPIES = 3  # of what the file holds: as it was read, on the device, and blocks of a pass
+TABLES = 40  # bytes a pair of classes: some ten [K, K] tables of float32
 
 
 def measure_npz(path: str | os.PathLike) -> Collapse:
-    """`measure` of an .npz: features [N, D], labels [N], weights [K, D], perhaps bias, majority [K], mask [N].
+    """`measure` of an .npz: features [N, D], labels [N], perhaps weights [K, D], bias, majority [K], mask [N].
 
-    K is the number of rows of weights. Raises FileNotFoundError, and ValueError for a file that is not an .npz, that
-    would need pickle, or lacks a key; otherwise as `measure`.
+    K is the number of rows of weights, else of majority, else one more than the largest label. Raises
+    FileNotFoundError, and NpzError (a ValueError), before an array is read, for what `deq_nc.npz.Npz` refuses, a key
+    that is missing, and shapes, dtypes and sizes that cannot be measured; otherwise as `measure`.
     """
-    if not os.path.exists(path):
-        raise FileNotFoundError(
-            f"{path}: no such file. Write one with numpy.savez(path, features=..., labels=..., ...)."
+    file = Npz(path)
+    if missing := [f"{key} {_shape(key)}" for key in REQUIRED if key not in file]:
+        found = ", ".join(name if name.isidentifier() else repr(name) for name in list(file)[:20]) or "nothing"
+        raise NpzError(f"{path}: missing {', '.join(missing)}; found {found}. Save them under these names.")
+    headers = {key: file.headers[key] for key in EXPECTED if key in file}
+    sizes: dict[str, int] = {}
+    for key, header in headers.items():
+        _check(path, key, header, sizes)
+    need = COPIES * sum(header.nbytes for header in headers.values()) + TABLES * sizes.get("K", 0) ** 2
+    if need > (free := free_memory()):
+        raise NpzError(
+            f"{path}: expected arrays to measure in {free / 1e9:.1f} GB of memory, got some that take {need / 1e9:.3g} "
+            "GB. Save fewer rows, or use deq_nc.collapse.measure_stream."
         )
-    with open(path, "rb") as file:  # opened here: np.load leaves a broken file open
-        arrays = _read_all(file, path)
-    if arrays["weights"].ndim != 2:
-        raise ValueError(f"{path}: weights: expected shape [K, D], got {list(arrays['weights'].shape)}.")
-    return measure(**arrays, num_classes=len(arrays["weights"]))
-
-
-def _read_all(file: BinaryIO, path: str | os.PathLike) -> dict[str, np.ndarray]:
+    arrays = {key: file[key] for key in headers}
+    classes = sizes.get("K") or int(arrays["labels"].max(initial=0, where=arrays.get("mask", True))) + 1
+    if classes > max(sizes["N"], 2) and "K" not in sizes:
+        raise NpzError(f"{path}: labels: expected 0..K-1 with K <= N = {sizes['N']}, got {classes - 1}. Renumber them.")
     try:
-        archive = np.load(file, allow_pickle=False)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not an .npz archive. Write it with numpy.savez.") from error
-    if not hasattr(archive, "files"):
-        raise ValueError(f"{path}: expected an .npz archive, got a single array. Use numpy.savez.")
-    missing = [f"{key} {shape}" for key, shape in REQUIRED.items() if key not in archive.files]
-    if missing:
-        found = ", ".join(archive.files) or "nothing"
-        raise ValueError(f"{path}: missing {', '.join(missing)}; found {found}. Save them under these names.")
-    return {key: _read(archive, key, path) for key in (*REQUIRED, *OPTIONAL) if key in archive.files}
-
-
-def _read(archive: np.lib.npyio.NpzFile, key: str, path: str | os.PathLike) -> np.ndarray:
-    try:
-        return archive[key]
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"{path}: {key} is damaged ({error}). Write the file again.") from error
+        return measure(**{"weights": None, **arrays}, num_classes=max(classes, 2))
     except ValueError as error:
-        if "pickle" not in str(error).lower():
-            raise ValueError(f"{path}: {key} is damaged ({error}). Write the file again.") from error
-        raise ValueError(
-            f"{path}: {key} would need pickle, which can run code; refused. Save a plain array."
-        ) from error
+        raise NpzError(f"{path}: {error}") from error
+
+
+def _shape(key: str) -> str:
+    return f"[{', '.join(EXPECTED[key][0])}]"
+
+
+def _check(path: str | os.PathLike, key: str, header: Header, sizes: dict[str, int]) -> None:
+    """NpzError where a header is not what `key` must be beside the sizes N, D, K known so far; adds to them."""
+    letters, kinds, words = EXPECTED[key]
+    shape = header.shape
+    if header.dtype.hasobject:
+        raise NpzError(f"{path}: {key} would need pickle, which can run code; refused. Save a plain array.")
+    if not header.plain or not any(jnp.issubdtype(header.dtype, kind) for kind in kinds):
+        raise NpzError(f"{path}: {key}: expected {words}, got {header.dtype}. Convert them first.")
+    if len(shape) != len(letters) or any(sizes.setdefault(a, n) != n for a, n in zip(letters, shape)):
+        known = ", ".join(f"{a} = {sizes[a]}" for a in letters if a in sizes)
+        known = f" with {known}" if known and len(shape) == len(letters) else ""
+        turned = " Pass weights.T." if key == "weights" and shape[:1] == (sizes["D"],) else ""
+        raise NpzError(f"{path}: {key}: expected shape {_shape(key)}{known}, got {list(shape)}.{turned}")

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float
 
 from .directions import CUTOFF, pseudo_inverse
-from .geometry import pair_distances
+from .geometry import pair_distances, unit
 from .moments import ClassMoments
 
 
@@ -42,12 +42,16 @@ class Bounds:
 class Probe:
     """Tables of the second pass, made once from the moments and the classifier.
 
+    scale, scale_weights: powers of two, c = `unit` of the centred means and c_W of the weights. All else but `moments`
+    is of c H and c_W W, so that metrics are the same at every scale of features and weights.
     mc [K, D] centred means, gram [K, K] = Mc Mc^T, distance [K, K] = ||mu_i - mu_j||^2, inverse T = Mc^+ [D, K],
     half = distance/2 (inf towards absent classes), gram_weights W W^T, gram_logits W Mc^T, table [K, K] = logits at the
     class means (row: mean), rank of Mc. The tables of the classifier are None without weights.
     """
 
     moments: ClassMoments
+    scale: Array
+    scale_weights: Array
     mc: Array
     gram: Array
     distance: Array
@@ -66,19 +70,27 @@ def make_probe(
 ) -> Probe:
     """Tables of the second pass; without weights the logits are unknown and `correct` and `agree` are NaN."""
     mc = moments.centred()
+    scale = scale_weights = unit(mc)
+    mc = mc * scale
     gram = mc @ mc.T
     inverse, rank = pseudo_inverse(mc)
     distance = pair_distances(mc, gram)
     half = jnp.where(moments.present[None], jax.lax.stop_gradient(distance) / 2, jnp.inf)
     gram_weights = gram_logits = table = None
     if weights is not None:
+        scale_weights = unit(weights)
+        weights = weights * scale_weights
         gram_weights, gram_logits = weights @ weights.T, weights @ mc.T
         # The logits at mu_G are rounded once for all samples; only mu_y - mu_G and e vary.
-        centre = weights @ moments.reference + weights @ moments.global_shift
-        table = gram_logits.T + (centre if bias is None else centre + bias)[None]
+        centre = weights @ (moments.reference * scale) + weights @ (moments.global_shift * scale)
+        if bias is not None:
+            most = jnp.finfo(mc.dtype).max / 4  # where the bias is all, its differences stay finite
+            centre = centre + jnp.clip(bias * scale * scale_weights, -most, most)
+        table = gram_logits.T + centre[None]
     fixed = jax.lax.stop_gradient((mc, gram, inverse, half, weights, gram_weights, gram_logits, table))
     bounds = _bounds(*fixed)
-    return Probe(moments, mc, gram, distance, inverse, rank, half, weights, gram_weights, gram_logits, table, bounds)
+    tables = mc, gram, distance, inverse, rank, half, weights, gram_weights, gram_logits, table
+    return Probe(moments, scale, scale_weights, *tables, bounds)
 
 
 def _bounds(mc, gram, inverse, half, weights, gram_weights, gram_logits, table) -> Bounds:

@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from .decisions import decide, decide_by_products
-from .moments import class_sums
+from .moments import class_of, class_sums
 from .probe import Probe
 from .rows import lane_count, over_lanes, sum_axis, sum_blocks
 
@@ -21,8 +21,8 @@ from .rows import lane_count, over_lanes, sum_axis, sum_blocks
 class ResidualSums:
     """Sums over the samples of each class, [K] each; add two of them to merge disjoint batches.
 
-    whitened: ||T^T e||^2, e = h - mu_y and T = Mc^+; square: ||e||^2; correct: argmax of the logits is y;
-    nearest: the nearest class mean is mu_y; agree: these two decisions are the same class.
+    whitened: ||T^T e||^2, e = h - mu_y and T = Mc^+; square: ||c e||^2, c = probe.scale;
+    correct: argmax of the logits is y; nearest: the nearest class mean is mu_y; agree: both decisions are one class.
     """
 
     whitened: Array
@@ -40,17 +40,16 @@ def residual_sums(
 ) -> ResidualSums:
     """Second pass over one batch: features [N, D], labels [N], mask [N] (False rows do not count)."""
     k = probe.mc.shape[0]
-    labels = labels.astype(jnp.int32)
+    labels = class_of(labels, k)
     origin, shift = probe.moments.origin, probe.moments.shift
-    inside = (labels >= 0) & (labels < k)
-    inside = inside if mask is None else inside & mask
+    inside = labels < k if mask is None else (labels < k) & mask
     slot = jnp.where(inside, labels, k)
     alone = lane_count(len(features)) == 1  # vmap over lanes computes both sides of every cond: no shortcut there
 
     def block(h: Array, slot: Array) -> ResidualSums:
         inside = slot < k
         row = jnp.minimum(slot, k - 1)
-        e = jnp.where(inside[:, None], (h - origin[row]) - shift[row], 0)
+        e = jnp.where(inside[:, None], ((h - origin[row]) - shift[row]) * probe.scale, 0)
         x = e @ probe.inverse
         square = jnp.sum(e * e, 1)
         fixed = jax.lax.stop_gradient((e, x, square, probe))

@@ -88,7 +88,7 @@ def _arrays(batch: tuple, num_classes: int) -> tuple[Array, Array, Array | None]
 def _name_bad_rows(batches: Iterable[tuple], num_classes: int) -> None:
     for i, batch in enumerate(batches):
         finite = np.isfinite(np.asarray(as_floats("features", batch[0]))).all(1)
-        rows = np.flatnonzero(~finite & (np.asarray(as_array(batch[2]), bool) if len(batch) == 3 else True))
+        rows = np.flatnonzero(~finite & (np.asarray(as_array("mask", batch[2]), bool) if len(batch) == 3 else True))
         if len(rows):
             raise ValueError(f"features: not finite in batch {i}, row {rows[0]} ({len(rows)} such rows). Mask them.")
 

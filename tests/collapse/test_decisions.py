@@ -19,7 +19,7 @@ def run(h, y, w, many):
     assert many == decisions.MANY
     moments = class_moments(h, y, K)
     probe = make_probe(moments, w)
-    e = (h - moments.origin[y]) - moments.shift[y]
+    e = ((h - moments.origin[y]) - moments.shift[y]) * probe.scale
     x, square = e @ probe.inverse, jnp.sum(e * e, 1)
     length, nobody = jnp.sqrt(square), jnp.zeros(len(y), bool)
     within = within_bounds(jnp.sqrt(jnp.sum(x * x, 1)), length, probe, y)
@@ -118,9 +118,10 @@ def test_bounds_end_just_before_the_decision_changes(outside):
     change = 1.25 / (4.0 if outside else 1.5)
     e = np.zeros((3, D), np.float32)
     e[:, 1 if outside else 0] = -change * np.array([0.95, 1.001, 1.2])
-    x, row = e @ probe.inverse, np.zeros(3, int)
     logits = (mc[0] + e) @ w.T + bias
     np.testing.assert_array_equal(logits.argmax(1), [0, 1, 1])
+    e = e * probe.scale
+    x, row = e @ probe.inverse, np.zeros(3, int)
     # within_bounds has a radius and a plane; each must hold alone
     for radius in (probe.bounds.radius, zero):
         alone = replace(probe, bounds=replace(probe.bounds, radius=radius))

@@ -1,9 +1,9 @@
-"""Collapse along iterates and layers, and of a saved file, equals collapse one by one."""
+"""Collapse along iterates and layers equals collapse one by one."""
 
 import numpy as np
 import pytest
 
-from deq_nc.collapse import measure, measure_layers, measure_npz, measure_trajectory, scalars
+from deq_nc.collapse import measure, measure_layers, measure_trajectory
 
 N, D, K = 60, 8, 3
 
@@ -42,40 +42,3 @@ def test_layers(data):
     assert list(got) == ["H0", "z"]
     assert np.isnan(got["H0"].nc3) and float(got["H0"].nc1) == float(got["z"].nc1)
     assert float(got["z"].nc3) == float(measure(h, y, w, num_classes=K).nc3)
-
-
-def test_npz(data, tmp_path):
-    h, y, w = data
-    path = tmp_path / "features.npz"
-    more = dict(bias=np.ones(K, np.float32), majority=np.arange(K) < 1, mask=np.arange(N) < 50)
-    np.savez(path, features=h, labels=y, weights=w, **more)
-    want = measure(h, y, w, num_classes=K, **more)
-    assert scalars(measure_npz(path)) == pytest.approx(scalars(want), nan_ok=True)
-
-
-def test_npz_refusals(data, tmp_path):
-    h, y, w = data
-    path = tmp_path / "f.npz"
-    with pytest.raises(FileNotFoundError, match="numpy.savez"):
-        measure_npz(path)
-    np.savez(path, features=h, y=y)
-    with pytest.raises(ValueError, match=r"missing labels \[N\], weights \[K, D\]; found features, y"):
-        measure_npz(path)
-    np.savez(path, features=h, labels=np.array(list(y), object), weights=w)
-    with pytest.raises(ValueError, match="labels would need pickle.*refused"):
-        measure_npz(path)
-    np.savez(path, features=h, labels=y, weights=w[0])
-    with pytest.raises(ValueError, match=r"weights: expected shape \[K, D\]"):
-        measure_npz(path)
-    for content in (b"", b"not an archive", b"PK\x03\x04 broken"):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match="f.npz"):
-            measure_npz(path)
-    np.savez_compressed(path, features=h, labels=y, weights=w)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:200] + b"damaged" + whole[207:])
-    with pytest.raises(ValueError, match="features is damaged"):
-        measure_npz(path)
-    np.save(tmp_path / "a.npy", h)
-    with pytest.raises(ValueError, match="single array"):
-        measure_npz(tmp_path / "a.npy")
