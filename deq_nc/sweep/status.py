@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deq_nc.runs import RunError, RunFolder
+from deq_nc.config import ConfigError
+from deq_nc.runs import RunFolder
 from deq_nc.runs.history import last_step
 from deq_nc.sweep.plan import Cell
 
@@ -25,11 +26,11 @@ class State:
 
 
 def read(path: Path, steps: int) -> State:
-    """The state of the run folder `path`; reads no more than the end of its history. A damaged summary is no end."""
+    """The state of the run folder `path`, by the end of its history; with damaged files it is not finished."""
     folder = RunFolder(path)
     try:
-        finished = folder.summary() is not None
-    except (RunError, OSError):
+        finished = folder.summary() is not None and bool(folder.experiment())
+    except (ConfigError, OSError):
         finished = False
     return State(path, steps if finished else last_step(folder.history_path), finished)
 

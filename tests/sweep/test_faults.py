@@ -108,12 +108,15 @@ def test_a_damaged_summary_is_that_runs_matter_and_is_made_again(tmp_path, text)
     assert (good / "summary.json").read_bytes() == before
 
 
-def test_a_folder_that_cannot_be_read_is_one_failure_and_the_others_go_on(tmp_path, capsys):
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_folder_that_cannot_be_read_is_one_failure_and_the_others_go_on(tmp_path, capsys, finished):
     bad = tmp_path / "digits-balanced" / "explicit-seed0"
     bad.mkdir(parents=True)
+    if finished:
+        assert main(["sweep", *OPTIONS, "--workdir", str(tmp_path), "--jobs", "1", "--arms", "explicit"]) == 0
     (bad / "config.json").write_text('{"arm": \x1b[31m')
     assert main(["sweep", *OPTIONS, "--workdir", str(tmp_path), "--jobs", "1", "--seeds", "2"]) == 1
-    said = capsys.readouterr()
+    said = capsys.readouterr()  # of both calls
     assert said.err.count("error:") == 1 and f"{bad}: RunError:" in said.err and "page: 3 runs" in said.out
     assert "\x1b" not in said.err + said.out
     assert "RunError" in RunFolder(bad).failure()

@@ -118,6 +118,7 @@ def test_a_failed_run_is_recorded_the_others_go_on_and_the_next_call_tries_again
 def test_state_of_a_run_is_read_from_its_folder(tmp_path):
     assert read(tmp_path / "nothing", 100).step == 0
     (tmp_path / "history.jsonl").write_text('{"step": 30}\n{"step": 60}\n{"step": 9')  # killed while writing
+    (tmp_path / "config.json").write_text(TINY.to_json())
     state = read(tmp_path, 100)
     assert state.step == 60 and not state.finished
     for text in ("", "[]", '{"a": 1', "null"):
@@ -125,6 +126,8 @@ def test_state_of_a_run_is_read_from_its_folder(tmp_path):
         assert read(tmp_path, 100) == state  # a damaged summary is no end
     (tmp_path / "summary.json").write_text("{}")
     assert read(tmp_path, 100) == dataclasses.replace(state, step=100, finished=True)
+    (tmp_path / "config.json").write_text("{")
+    assert not read(tmp_path, 100).finished  # `train` says what is wrong with it
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
