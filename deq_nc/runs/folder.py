@@ -76,8 +76,12 @@ class RunFolder:
         write_text(self.config_path, experiment.to_json())
 
     def experiment(self) -> Experiment:
-        """Raises RunError where config.json is damaged, ConfigError where it is of another version."""
-        return Experiment.from_json(json.dumps(read_json(self.config_path)))
+        """Raises RunError where config.json is damaged, or of another version."""
+        fields = read_json(self.config_path)
+        try:
+            return Experiment.from_json(json.dumps(fields))
+        except ConfigError as error:
+            raise RunError(f"{self.config_path}: {error}") from error
 
     def require_space(self, needed: int) -> None:
         """Raise ConfigError unless `needed` bytes (checkpoints and results of the run) are free on the disk."""
