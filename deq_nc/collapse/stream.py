@@ -64,15 +64,15 @@ def measure_stream(
     dtype = moments.origin.dtype
     _, _, w, b, _, a = as_inputs(jnp.zeros((1, d), dtype), np.zeros(1, int), weights, bias, num_classes, None, majority)
     probe = _probe(moments, w, b)
-    sums, rows = None, jnp.zeros((), dtype)
+    sums, rows, first = None, jnp.zeros((), int), int(np.asarray(moments.count, np.float64).sum())
     for batch in batches():
         h, y, mask = _arrays(batch, num_classes)
         new = _residuals(h, y, probe, mask)
         sums = new if sums is None else sums + new
         rows = rows + (len(y) if mask is None else jnp.sum(mask))
-    if sums is None or int(rows) != int(jnp.sum(moments.count)):
+    if sums is None or int(rows) != first:
         raise ValueError(
-            f"batches: {int(jnp.sum(moments.count))} samples in the first pass, {int(rows)} in the second. "
+            f"batches: {first} samples in the first pass, {int(rows)} in the second. "
             "Return a fresh iterable over the same data each time."
         )
     return _summarise(probe, sums, a)
