@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def _oddities(arrays) -> dict:
 
     def twice(path):
         saved()(path)
-        with zipfile.ZipFile(path, "a") as archive:
+        with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(path, "a") as archive:
             archive.writestr("bias.npy", zipfile.ZipFile(path).read("bias.npy"))
 
     y = arrays["labels"]
