@@ -10,6 +10,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from deq_nc.sweep.plan import Cell
 
 CONTEXT = multiprocessing.get_context("spawn")  # a forked jax deadlocks
 TICK_SECONDS = 2.0
+UNHEARD = 141  # exit code of a worker whose reader has left, as a shell has it
 SAID = 800  # letters of a message: below the size that a pipe takes whole or not at all
 
 
@@ -47,8 +49,12 @@ def _start(cell: Cell, cpus: tuple[int, ...], cache: str, quiet: bool, patient: 
     def note(path: Path, kind: str, text: str) -> None:
         parent.send((paths.index(path), kind, text[:SAID]))
 
-    with stop_flag() as stop:
-        run_cell(cell, quiet, patient, stop, note)
+    try:
+        with stop_flag() as stop:
+            run_cell(cell, quiet, patient, stop, note)
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # rich makes the one into the other
+        os._exit(UNHEARD)
 
 
 @dataclasses.dataclass
@@ -140,6 +146,8 @@ def work(
                 worker.listen(note)
                 worker.said.close()
                 slots.append(worker.cpus)
+                if worker.process.exitcode == UNHEARD:
+                    raise BrokenPipeError
                 if worker.process.exitcode and not stopped and worker.at < len(worker.cell.runs):
                     lost(worker)
             tick()

@@ -38,6 +38,7 @@ def run(quick: bool, seed: int) -> list[Case]:
         ("a worker process killed (SIGKILL)", _killed_worker, 1, 20),
         ("the sweep killed (SIGKILL)", _killed, 1, 20),
         *((f"{number.name} to every process", _signalled(number), 1, 15) for number in SIGNALS),
+        ("a reader that leaves", _unheard, 1, 10),
         ("summary.json damaged", _bad_summary, 10, 200),
         ("config.json damaged", _bad_config, 5, 100),
     ]
@@ -110,6 +111,15 @@ def _signalled(number: signal.Signals) -> Trial:
                 *_spoiled(root), *_again(root)]  # fmt: skip
 
     return trial
+
+
+def _unheard(root: Path, chance: random.Random) -> list[str]:
+    process = _start(root)
+    for _ in range(chance.randrange(4)):
+        process.stdout.readline()
+    process.stdout.close()
+    faults = [] if process.wait(300) == 1 else [f"exit code {process.returncode}"]
+    return [*faults, *(["a run is called failed"] if list(root.rglob("failed.txt")) else []), *_again(root)]
 
 
 def _bad_summary(root: Path, chance: random.Random) -> list[str]:

@@ -40,6 +40,8 @@ def train(experiment: Experiment, quiet: bool = False, wait: bool = False, stop:
             if (part := os.environ.get("DEQ_NC_FAKE_FAIL")) and part in str(folder.path):
                 raise RuntimeError("this run\nwas told to fail")
             folder.append({"epoch": epoch, "step": epoch * STEPS, "writer": os.getpid()})
+            if not quiet:
+                print(f"[{folder.path.name}] epoch {epoch}", flush=True)
             if (part := os.environ.get("DEQ_NC_FAKE_KILL")) and part in str(folder.path):
                 os.kill(os.getpid(), signal.SIGKILL)
         folder.finish({"versions": versions()})
