@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -35,6 +36,7 @@ from deq_nc.training.mesh import agreed_by_all, is_leader, replicated
 from deq_nc.training.state import TrainState
 
 Say = Callable[[str], Any]
+ORBAX_LOG = logging.getLogger("absl")
 Record = dict[str, Any]
 
 
@@ -248,6 +250,11 @@ def _record_checksum(record: Record) -> str:
 # -- Writing -----------------------------------------------------------------------------------------------------------
 
 
+def _without_traceback(log: logging.LogRecord) -> bool:
+    """Each thread of a save that fails logs a traceback, up to 90 of them; the error itself is raised and said here."""
+    return log.exc_info is None
+
+
 class Checkpoints:
     """A context manager that saves in the background; leaving it waits for the save in flight.
 
@@ -261,6 +268,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
+        ORBAX_LOG.addFilter(_without_traceback)
         with self._said():
             self._manager = ocp.CheckpointManager(self.folder.checkpoints, options=options)
         return self
@@ -272,6 +280,8 @@ class Checkpoints:
         except TrainingError:
             if error is None:
                 raise  # else the first error is the one to tell
+        finally:
+            ORBAX_LOG.removeFilter(_without_traceback)
 
     @property
     def latest(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -214,13 +215,7 @@ def _full(root: Path, whole: Path) -> Case | None:
         folder = disk / "run"
         process = start(folder)
         wait_for_lines(folder, 4, [process])
-        with (disk / "filler").open("wb") as filler:
-            try:
-                while True:
-                    filler.write(b"\0" * 2**16)
-                    filler.flush()
-            except OSError:
-                pass
+        _fill(disk / "filler")
         code, out = end(process)
         fault = None
         if code != 1 or "Traceback" in out or "full" not in out:
@@ -230,6 +225,16 @@ def _full(root: Path, whole: Path) -> Case | None:
     finally:
         subprocess.run(["umount", disk], check=True)
     return Case("a disk that fills up, then has room", 1, int(fault is None), (fault,) if fault else ())
+
+
+def _fill(path: Path) -> None:
+    """Until the disk takes no more."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        while os.write(file, b"\0" * 2**16):
+            pass
+    except OSError:
+        os.close(file)
 
 
 def _processes(root: Path, whole: Path) -> list[Case]:
