@@ -183,14 +183,19 @@ def _refuse_held(cells: Sequence[Any]) -> None:
 
 
 def _put_aside(folders: Sequence[Path], wait: bool) -> None:
-    from deq_nc.runs import put_aside
+    from deq_nc.runs import Held, put_aside
     from deq_nc.training import is_leader
     from deq_nc.training.mesh import agreed
 
-    if is_leader():
-        for folder in folders:
+    refusal: Exception | None = None
+    try:
+        for folder in folders if is_leader() else ():
             put_aside(folder, wait)
-    agreed(True)  # no process looks at a folder before it has its new name
+    except (UserError, OSError) as error:
+        refusal = error
+    # No process looks at a folder before it has its new name, and none waits for a leader that has left.
+    if not agreed(refusal is None):
+        raise refusal or Held("--fresh: the first process could not rename a folder; it says why.")
 
 
 def _readable(path: Path) -> bool:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from deq_nc.names import printable
+from deq_nc.runs import Held, Lock
 from deq_nc.runs.lock import holder_of
 
 USAGE = "usage: python -m experiments.clean_runs WORKDIR"
@@ -45,7 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("Nothing was removed.")
         return 1
     for path in found:
-        shutil.rmtree(path)
+        try:
+            with Lock(path):  # a run may have begun while the question stood
+                shutil.rmtree(path)
+        except Held as error:
+            print(f"error: {printable(error)}", file=sys.stderr)
+            return 3
     for folder in {path.parent for path in found} - {root}:
         if not any(folder.iterdir()):
             folder.rmdir()

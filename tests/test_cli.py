@@ -1,5 +1,6 @@
 """The command line as a person meets it: what works, and what a mistake is answered with."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from deq_nc.cli import load_recipe, main, recipes
 from deq_nc.cli_recipes import parse_experiment
 from deq_nc.config import ConfigError, Experiment, UserError
 from deq_nc.data import DataError
-from deq_nc.runs import Held, RunFolder
+from deq_nc.runs import Held, Lock, RunFolder
 from deq_nc.terminal import say_error
 from deq_nc.training import TrainingError
 
@@ -265,3 +266,20 @@ def test_runs_are_removed_only_after_a_yes_on_a_terminal(tmp_path, monkeypatch, 
         monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)
         assert clean([str(tmp_path)]) == code and run.exists() == (code == 1)
     assert mine.exists() and not run.parent.exists()
+
+
+def test_a_run_that_begins_while_the_question_stands_is_not_removed(tmp_path, monkeypatch, capsys):
+    from experiments.clean_runs import main as clean
+
+    run = tmp_path / "digits-balanced" / "deq-seed0"
+    RunFolder(run).claim(Experiment())
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    with contextlib.ExitStack() as stack:
+
+        def answer(question):
+            stack.enter_context(Lock(run))
+            return "yes"
+
+        monkeypatch.setattr("builtins.input", answer)
+        assert clean([str(tmp_path)]) == 3 and (run / "config.json").exists()
+    assert "in use by process" in capsys.readouterr().err

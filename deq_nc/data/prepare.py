@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from deq_nc.data.archive import Checksum, download, read_archive, verify
+from deq_nc.data.files import home
 from deq_nc.data.source import DataError
 from deq_nc.data.tfds_source import EMBEDDED, PREPARABLE, data_dir, locate
 
@@ -97,7 +98,7 @@ def _prepare_cifar(name: str, version: str, root: Path, archive: str | None, che
     registered = tfds.builder_cls(name).url_infos[layout.url]
     checksum = checksum or Checksum(int(registered.size), registered.checksum)
     kept = root / "downloads" / (registered.filename or layout.url.rsplit("/", 1)[-1])
-    path = Path(archive).expanduser() if archive else kept
+    path = home(archive) if archive else kept
     if archive and not path.is_file():
         raise DataError(f"--archive: there is no file {path}. Name the file {kept.name}.")
     if not path.is_file():

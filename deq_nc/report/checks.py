@@ -22,6 +22,7 @@ SHAPES = {  # analysis.npz; n and m are the numbers of images kept
     "class_means": "KD", "weights": "KD", "bias": "K", "test_accuracy_per_class": "K", "train_counts": "K",
     "majority": "K", "features_train": "nD", "labels_train": "n", "features_test": "mD", "labels_test": "m",
 }  # fmt: skip
+OPTIONAL = {"amplification": "a", "class_squares": "K"}  # of the deq arm; since 0.2
 SUMMARY = {
     "terminal_epoch": int, "seconds": float, "step_seconds": float, "step_memory_bytes": float, "initial_norm": float,
     "dataset": str, "device": str, "parameters": {"total": float, "arm": float},
@@ -130,12 +131,13 @@ def along(value: dict[str, Any]) -> str | None:
 
 
 def arrays(found: Mapping[str, np.ndarray]) -> str | None:
-    """The arrays of SHAPES, numbers, of shapes that agree. Reads each once; raises what reading raises."""
+    """The arrays of SHAPES and OPTIONAL: numbers, of shapes that agree. Reads each once; raises what reading raises."""
     if missing := [name for name in SHAPES if name not in found]:
         return f"expected {', '.join(missing)} too"
     sizes: dict[str, int] = {}
-    for name in [*SHAPES, *(["amplification"] if "amplification" in found else [])]:
-        letters, came = SHAPES.get(name, "a"), found[name]
+    shapes = SHAPES | {name: letters for name, letters in OPTIONAL.items() if name in found}
+    for name, letters in shapes.items():
+        came = found[name]
         wanted = [sizes.setdefault(letter, size) for letter, size in zip(letters, came.shape)]
         if came.ndim != len(letters) or list(came.shape) != wanted:
             shape = ", ".join(f"{letter} = {sizes[letter]}" if letter in sizes else letter for letter in letters)

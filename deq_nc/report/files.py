@@ -40,8 +40,8 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes `files` (path below `folder` -> bytes) in their order, so that a kill leaves each as it was or as it is.
 
-    Raises NotWrittenError where the system refuses; nothing of an older page has been touched then. Raises ReportError
-    for a path that leaves the folder or passes a link.
+    Raises NotWrittenError where the system refuses; while the drafts are written, nothing of an older page is touched.
+    Raises ReportError for a path that leaves the folder or passes a link.
     """
     for name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:

@@ -13,6 +13,8 @@ from typing import Any
 from deq_nc.config import ConfigError
 from deq_nc.disk import patiently, regular
 
+DEEPEST = 50  # lists and objects in one another; our own files nest 4, Python's recursion ends at some 500
+
 
 class RunError(ConfigError):
     """A file of a run folder that cannot be used; the message says which, what came, and what to do."""
@@ -30,7 +32,7 @@ def read_bytes(path: Path) -> bytes:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object of a file. Raises RunError where the file is damaged or cannot be read."""
     try:
-        value = json.loads(read_bytes(path).decode("utf-8"))
+        value = parse(read_bytes(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, RunError):
             raise
@@ -40,14 +42,31 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def parse(text: str | bytes) -> Any:
+    """`json.loads`, for what every function of ours can walk. Raises ValueError, RecursionError."""
+    value = json.loads(text)
+    if _deeper(value, DEEPEST):
+        raise ValueError(f"lists and objects nested more than {DEEPEST} deep")
+    return value
+
+
+def _deeper(value: Any, most: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(most == 0 or _deeper(each, most - 1) for each in inner)
+
+
 def write_with(path: Path, write: Callable[[Any], Any]) -> None:
     """`write(file)` into a draft beside `path`, synced, then renamed over it."""
     draft = path.with_name(path.name + ".tmp")
-    with draft.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)  # of a full disk, it would take what room is left
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -16,9 +16,11 @@ def put_aside(folder: Path, wait: bool = False, say: Callable[[str], Any] = prin
     Raises Held where another process is at work in it (with `wait`, waits), ConfigError where it cannot be written.
     """
     folder = Path(os.path.normpath(folder.absolute()))
-    if not any((folder / name).exists() for name in ("config.json", "history.jsonl")):
-        return None  # no run: whatever it is, it is not ours to rename
+    if not _holds_run(folder):
+        return None  # whatever it is, it is not ours to rename
     with Lock(folder, wait, say):
+        if not _holds_run(folder):
+            return None  # who held it has renamed it
         number = 1
         while (place := folder.with_name(f"{folder.name}-old-{number}")).exists():
             number += 1
@@ -26,3 +28,7 @@ def put_aside(folder: Path, wait: bool = False, say: Callable[[str], Any] = prin
         (place / NAME).unlink(missing_ok=True)
     say(f"--fresh: {folder} is now {place}")
     return place
+
+
+def _holds_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("config.json", "history.jsonl"))

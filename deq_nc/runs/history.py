@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deq_nc.runs.files import read_bytes, strict
+from deq_nc.disk import regular
+from deq_nc.runs.files import parse, read_bytes, strict
 
 Line = dict[str, Any]
 
@@ -43,6 +44,7 @@ def read_history(path: Path) -> History:
 def last_step(path: Path) -> int:
     """Step of the last whole line, by the end of the file alone; 0 where there is none. For a glance, often."""
     try:
+        regular(path)
         with path.open("rb") as file:
             file.seek(0, 2)
             file.seek(max(file.tell() - 8192, 0))
@@ -62,7 +64,7 @@ def dump(lines: list[Line]) -> str:
 
 def _parse(text: bytes, before: Line | None, keys: tuple[str, ...] = ("epoch", "step")) -> tuple[Line | None, str]:
     try:
-        line = json.loads(text)
+        line = parse(text)
     except (ValueError, RecursionError):
         return None, f"expected a JSON object, got {text[:40]!r}"
     if not isinstance(line, dict) or any(type(line.get(key)) is not int or line[key] < 0 for key in keys):

@@ -52,7 +52,6 @@ class Lock:
 
     def __enter__(self) -> Lock:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             said = False
             while (holder := self._try()) is not None:
                 if not self.wait:
@@ -72,35 +71,51 @@ class Lock:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._end.set()
-        if not self.lost:
-            self.path.unlink(missing_ok=True)  # while it is still locked: nobody else's can be hit
-        os.close(self._file)
+        try:
+            if not self.lost:
+                self.path.unlink(missing_ok=True)  # while it is still locked: nobody else's can be hit
+        finally:
+            os.close(self._file)
 
     @property
     def lost(self) -> bool:
-        """True once the lock file is no longer this one's: the lease lapsed, or somebody removed it."""
-        return self._lost or not _same(self._file, self.path)
+        """True once the lock file is no longer this one's: removed, or taken by another host when the lease lapsed."""
+        self._lost = self._lost or not (_same(self._file, self.path) and self._ours())
+        return self._lost
+
+    def _ours(self) -> bool:
+        try:
+            return os.pread(self._file, 4096, 0) == self._own
+        except OSError:
+            return True  # an error of the disk is no proof of anything
 
     def _try(self) -> str | None:
         """None with the lock taken, else who holds it."""
         while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            self.folder.mkdir(parents=True, exist_ok=True)  # its last holder may have renamed it
+            # A link would lead to somebody's file, which taking the lock empties.
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            taken = False
             try:
-                _flock(file)
-            except OSError as error:
+                try:
+                    _flock(file)
+                except OSError as error:
+                    if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                        raise
+                    return _sentence(_holder(file))
+                if not _same(file, self.path):
+                    continue  # its last holder removed it between the two calls
                 holder = _holder(file)
-                os.close(file)
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise
-                return _sentence(holder)
-            if _same(file, self.path):
-                break
-            os.close(file)  # its last holder removed it between the two calls
-        holder = _holder(file)
-        if holder and holder.get("machine") != _machine() and _age(self.path) < LEASE_SECONDS:
-            os.close(file)
-            return _sentence(holder)
-        self._file = file
+                if holder and holder.get("machine") != _machine() and _age(self.path) < LEASE_SECONDS:
+                    return _sentence(holder)
+                self._sign(file)
+                taken = True
+                return None
+            finally:
+                if not taken:
+                    os.close(file)
+
+    def _sign(self, file: int) -> None:
         own = {
             "host": platform.node(),
             "machine": _machine(),
@@ -108,23 +123,24 @@ class Lock:
             "since": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": " ".join(sys.argv)[:200],
         }
+        self._file, self._own = file, json.dumps(own).encode()
         os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps(own).encode(), 0)
+        os.pwrite(file, self._own, 0)
         os.fsync(file)
-        return None
 
     def _renew(self) -> None:
         while not self._end.wait(RENEWAL_SECONDS):
             try:
-                self._lost = self._lost or not _same(self._file, self.path)
-                if not self._lost:
+                if not self.lost:
                     os.utime(self._file)
             except OSError:
                 continue  # a disk's error that may pass
 
 
 def holder_of(folder: Path) -> str | None:
-    """Who is at work in `folder`, None if nobody is: a lock, or a young lease of another host. Writes nothing."""
+    """Who is at work in `folder`, None if nobody is: a lock, or a lease of another host that is young by the clock of
+    this one. Writes nothing.
+    """
     path = folder / NAME
     try:
         file = os.open(path, os.O_RDONLY)

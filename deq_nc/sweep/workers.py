@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from deq_nc.sweep.plan import Cell
+from deq_nc.training.stop import SIGNALS
 
 CONTEXT = multiprocessing.get_context("spawn")  # a forked jax deadlocks
 TICK_SECONDS = 2.0
@@ -130,8 +131,7 @@ def work(
         if rest:
             waiting.appendleft(dataclasses.replace(worker.cell, runs=tuple(rest)))
 
-    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-    signals = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]  # nohup's SIGHUP
+    signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup's SIGHUP
     previous = {number: signal.signal(number, stop) for number in signals}
     try:
         while running or (waiting and not stopped):

@@ -79,15 +79,18 @@ def train(
     folder = RunFolder(Path(experiment.workdir) if experiment.workdir else default_workdir(experiment))
     dataset = load(experiment.data)
     steps = steps_per_epoch(len(dataset.train_labels), experiment.train.batch_size)
-    folder.check(experiment, dataset.checksums())
+    checksums = dataset.checksums()
+    folder.check(experiment, checksums)
     display = Display(experiment, steps, folder.path, quiet=quiet or not is_leader())
     if agreed(_done(folder, display)):
         return folder.path, "already finished"
 
     with _held(folder, wait, display.say) as lock, nullcontext(stop) if stop else stop_flag() as stop, _disk(folder):
-        if wait and agreed(_done(folder, display)):
+        # Before the lock was held another process may have claimed the folder, or finished the run.
+        folder.check(experiment, checksums)
+        if agreed(_done(folder, display)):
             return folder.path, "already finished"
-        _set_up(folder, experiment, dataset, display)
+        _set_up(folder, experiment, checksums, display)
         # -- The model on the devices ----------------------------------------------------------------------------
         mesh = data_mesh(devices)
         compiled = program(experiment, dataset, mesh)
@@ -136,11 +139,11 @@ def _held(folder: RunFolder, wait: bool, say: Any) -> Iterator[Lock | None]:
         yield lock
 
 
-def _set_up(folder: RunFolder, experiment: Experiment, dataset: Dataset, display: Display) -> None:
+def _set_up(folder: RunFolder, experiment: Experiment, checksums: dict[str, str], display: Display) -> None:
     """Once the lock is held: claim the folder, or make the results of a finished run that are damaged again."""
     if not is_leader():
         return
-    folder.claim(experiment, dataset.checksums())
+    folder.claim(experiment, checksums)
     if not folder.finished:
         return
     for wrong in folder.damaged():
@@ -265,8 +268,7 @@ def _epoch(
 
 def _refuse_bad(run: _Run, state: TrainState, logs: Logs) -> None:
     """Raises TrainingError where a step, or the state it left, is not finite: such a state is never saved."""
-    if run.lock is not None and run.lock.lost:
-        raise TrainingError(f"{run.folder.path}: its lock was taken away, another process may be at work there. Ended.")
+    _require_lock(run)
     bad, steps = int(logs.bad_step), run.program.steps
     if bad >= 0:
         raise _not_finite(run, f"loss or gradient not finite at step {bad} (epoch {bad // steps + 1})")
@@ -274,6 +276,12 @@ def _refuse_bad(run: _Run, state: TrainState, logs: Logs) -> None:
         raise _not_finite(
             run, f"weights not finite after step {int(state.step)} (epoch {-(-int(state.step) // steps)})"
         )
+
+
+def _require_lock(run: _Run) -> None:
+    """Raises TrainingError, in every process, once the leader's lock is another's."""
+    if agreed(run.lock is not None and run.lock.lost):
+        raise TrainingError(f"{run.folder.path}: its lock was taken away, another process may be at work there. Ended.")
 
 
 def _not_finite(run: _Run, what: str) -> TrainingError:
@@ -314,6 +322,7 @@ def _finish(run: _Run, state: TrainState) -> bool:
         run.stop.check()
     except Stopped:
         return False
+    _require_lock(run)
     order = run.program.order(state.seed, state.step)
     summary["step_memory_bytes"] = step_memory(run.program, state, run.train_set, order)
     if is_leader():

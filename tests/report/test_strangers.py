@@ -155,6 +155,8 @@ def test_a_summary_is_checked_before_it_is_used(tmp_path, file, change, words):
         (lambda a: a.update(bias=a["bias"][:3]), r"expected bias of shape \[K = 10\], got \[3\]"),
         (lambda a: a.update(labels_test=a["labels_test"].astype(str)), "plain numbers"),
         (lambda a: a.update(labels_test=a["labels_test"] + 0.5), "expected labels_test as integers"),
+        (lambda a: a.update(class_squares=np.ones(3)), r"expected class_squares of shape \[K = 10\], got \[3\]"),
+        (lambda a: a.update(class_squares=np.array(["a"] * 10)), "plain numbers"),
     ],
 )
 def test_incomplete_arrays_are_a_sentence(tmp_path, change, words):

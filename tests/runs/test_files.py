@@ -37,6 +37,11 @@ DAMAGE = {
     "out of order": lambda lines: [*lines[:2], lines[3], lines[2], lines[4]],
     "not UTF-8": lambda lines: [*lines[:2], b"\xff\xfe", *lines[3:]],
     "half a line": lambda lines: [*lines[:2], lines[2][:15], *lines[3:]],
+    "deeper than our functions walk": lambda lines: [
+        *lines[:2],
+        b'{"epoch": 3, "step": 30, "a": ' + b"[" * 600 + b"]" * 600 + b"}",
+        *lines[3:],
+    ],
     "deep": lambda lines: [*lines[:2], b"[" * 100_000, *lines[3:]],
 }
 
@@ -48,7 +53,10 @@ def test_damage_in_the_middle_is_named_and_what_follows_is_not_trusted(tmp_path,
     assert lines[:2] == LINES[:2] and 2 <= len(lines) <= 3 and damage.startswith(f"line {len(lines) + 1} of ")
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"a"', b'"\xed\xa0\x80"', b"[" * 10**5])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[]", b"null", b'{"a"', b'"\xed\xa0\x80"', b"[" * 10**5, b'{"a":' + b"[" * 600 + b"]" * 600 + b"}"],
+)
 def test_a_json_file_that_is_damaged_is_named(tmp_path, data):
     path = tmp_path / "summary.json"
     path.write_bytes(data)
@@ -123,6 +131,16 @@ def test_a_folder_is_claimed_once_and_checked_by_field(tmp_path):
     folder.config_path.write_text('{"arm":')
     with pytest.raises(RunError, match="config.json: expected JSON"):
         folder.check(Experiment())
+
+
+def test_a_full_disk_is_not_left_with_half_a_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "no")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError):
+        RunFolder(tmp_path).write_json("along.json", {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_set_aside_keeps_its_bytes_and_takes_no_place(tmp_path):

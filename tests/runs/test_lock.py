@@ -1,5 +1,6 @@
 """One writer a folder: while a holder lives, and no longer."""
 
+import errno
 import json
 import os
 import subprocess
@@ -85,6 +86,50 @@ def test_a_lock_that_was_taken_away_is_known_and_not_removed(tmp_path):
         (tmp_path / module.NAME).write_text("somebody else's")
         assert lock.lost
     assert (tmp_path / module.NAME).read_text() == "somebody else's"
+
+
+def test_a_lease_that_lapsed_and_was_taken_by_another_host_is_known(tmp_path):
+    """That host opens the same file and writes its name into it: the file's number does not change."""
+    theirs = json.dumps({"host": "far", "machine": "far", "pid": 7, "since": "now"})
+    with Lock(tmp_path) as lock:
+        assert not lock.lost
+        (tmp_path / module.NAME).write_text(theirs)
+        assert lock.lost
+    assert (tmp_path / module.NAME).read_text() == theirs
+
+
+def test_a_lock_that_is_a_link_empties_no_file(tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    (tmp_path / module.NAME).symlink_to(mine)
+    with pytest.raises(ConfigError, match="cannot write to"), Lock(tmp_path):
+        pass
+    assert mine.read_text() == "mine"
+
+
+def test_a_lock_that_could_not_be_written_is_free_again(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="No space left"):
+        patch.setattr(module.os, "pwrite", full)
+        with Lock(tmp_path):
+            pass
+    with Lock(tmp_path):
+        pass
+
+
+def test_who_waits_for_a_folder_that_is_renamed_gets_a_new_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    folder = tmp_path / "run"
+    first = Lock(folder).__enter__()
+
+    def say(text):
+        folder.rename(tmp_path / "run-old-1")
+        first.__exit__(None, None, None)
+
+    with Lock(folder, wait=True, say=say) as lock:
+        assert (folder / module.NAME).exists() and not lock.lost
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
