@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,34 +47,37 @@ def whole(folder: RunFolder, epochs: int = 4) -> bool:
     ]
 
 
-def other(code: str, *arguments) -> subprocess.Popen:
-    """Another process, which says a line once it is where it shall be."""
-    process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
-    process.stdout.readline()
-    return process
+@contextmanager
+def other(code: str, *arguments: object) -> Iterator[subprocess.Popen]:
+    """Another process that has said a line; it ends with its input."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        yield process
 
 
 HOLD = """
-import pathlib, sys, time
+import pathlib, sys
 from deq_nc.runs import Lock
 with Lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.read()
 """
 
 
-def test_a_run_in_use_is_named_before_anything_begins_and_waited_for_if_asked(tmp_path, capsys):
+def test_a_run_in_use_is_named_before_anything_begins_and_waited_for_if_asked(tmp_path, capsys, monkeypatch):
     path = tmp_path / "digits-balanced" / "deq-seed0"
     command = ["sweep", *OPTIONS, "--workdir", str(tmp_path), "--jobs", "1"]
-    holder = other(HOLD, path, 3)
-    assert main(command) == 3
-    message = capsys.readouterr().err
-    assert f"{path}: process {holder.pid} on" in message and "since" in message and "--wait" in message
-    assert list(tmp_path.rglob("*.*")) == [path / ".lock"]  # the other arm did not begin either
-    assert main([*command, "--fresh"]) == 3
-    assert main([*command, "--wait"]) == 0
+    with other(HOLD, path) as holder:
+        assert main(command) == 3
+        message = capsys.readouterr().err
+        assert f"{path}: process {holder.pid} on" in message and "since" in message and "--wait" in message
+        assert list(tmp_path.rglob("*.*")) == [path / ".lock"]  # the other arm did not begin either
+        assert main([*command, "--fresh"]) == 3
+        end = SimpleNamespace(sleep=lambda seconds: holder.communicate(""))  # it ends while the sweep waits
+        monkeypatch.setattr(deq_nc.sweep.run, "time", end)
+        assert main([*command, "--wait"]) == 0
     assert "waiting" in capsys.readouterr().out
-    holder.communicate()
     assert all(map(whole, folders(tmp_path).values())) and len(folders(tmp_path)) == 2
     assert not list(tmp_path.rglob("failed.txt"))
 
