@@ -9,7 +9,7 @@ from deq_nc.equilibrium.checks import check_rows_independent, require_converged
 from deq_nc.equilibrium.errors import CellError, NotConvergedError
 from deq_nc.equilibrium.jacobian import amplification, gradient_fidelity, jacobian_norm, jacobian_penalty
 from deq_nc.equilibrium.layer import equilibrium
-from deq_nc.equilibrium.spectrum import spectral_radius
+from deq_nc.equilibrium.spectrum import Radius, measured_radius, spectral_radius
 from deq_nc.equilibrium.state import AdjointStats, SolveStats, adjoint_probe
 from deq_nc.equilibrium.trajectory import trajectory
 
@@ -18,6 +18,7 @@ __all__ = [
     "CellError",
     "EquilibriumConfig",
     "NotConvergedError",
+    "Radius",
     "SolveStats",
     "adjoint_probe",
     "amplification",
@@ -26,6 +27,7 @@ __all__ = [
     "gradient_fidelity",
     "jacobian_norm",
     "jacobian_penalty",
+    "measured_radius",
     "require_converged",
     "spectral_radius",
     "trajectory",

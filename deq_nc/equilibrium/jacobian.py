@@ -1,7 +1,6 @@
 """What the Jacobian at z* says about a layer: norm, penalty, amplification, and how good each gradient mode is.
 
 Letters: J = df/dz of one example at z, n its size, g the cotangent of z*, v a random direction.
-Products J v are the transpose of u -> J^T u, so that cells with a custom reverse rule (models/conv) work as well.
 """
 
 from __future__ import annotations
@@ -16,26 +15,14 @@ from jax import Array
 
 from deq_nc.config import EquilibriumConfig
 from deq_nc.equilibrium.anderson import EXACT
+from deq_nc.equilibrium.hessenberg import eigen
 from deq_nc.equilibrium.krylov import gmres, refine
 from deq_nc.equilibrium.layer import equilibrium
-from deq_nc.equilibrium.spectrum import arnoldi, gelfand
-from deq_nc.equilibrium.state import rows_of
+from deq_nc.equilibrium.spectrum import Operator, arnoldi, row_products, take
+from deq_nc.equilibrium.state import row_norm, rows_of
 
 PyTree = Any
-Operator = Callable[[Array], Array]
-
-
-def _products(f: Callable, z: PyTree, x: PyTree, theta: PyTree) -> tuple[Array, Operator, Operator]:
-    """(z as rows [B, n], v -> J v, u -> J^T u)."""
-    rows = rows_of(z)
-    flat = rows.flatten(z)
-    _, vjp = jax.vjp(lambda v: rows.flatten(f(rows.unflatten(v), x, theta)), flat)
-
-    def jt(u: Array) -> Array:
-        return vjp(u)[0]
-
-    transpose = jax.linear_transpose(jt, flat)
-    return flat, lambda v: transpose(v)[0], jt
+FAR = 0.2  # of ||(I - J)^-1||^2: an amplification whose Lanczos process is further from settled is NaN
 
 
 def jacobian_norm(f: Callable, z: PyTree, x: PyTree, theta: PyTree, key: Array, steps: int = 20) -> Array:
@@ -43,9 +30,9 @@ def jacobian_norm(f: Callable, z: PyTree, x: PyTree, theta: PyTree, key: Array, 
 
     Below 1 the cell contracts near z*; between the spectral radius and this norm lies the non-normality.
     """
-    flat, j, jt = _products(f, z, x, theta)
+    flat, j, jt = row_products(f, z, x, theta)
     start = jax.random.normal(key, flat.shape, flat.dtype)
-    return jnp.sqrt(gelfand(arnoldi(lambda v: jt(j(v)), start, min(steps, flat.shape[1]))))
+    return jnp.sqrt(_largest(lambda v: jt(j(v)), start, steps)[0])
 
 
 def amplification(
@@ -55,7 +42,7 @@ def amplification(
 
     `steps` Lanczos products with the inverse, each two GMRES solves; NaN where one of them missed 10 tol.
     """
-    flat, j, jt = _products(f, z, x, theta)
+    flat, j, jt = row_products(f, z, x, theta)
     start = jax.random.normal(key, flat.shape, flat.dtype)
 
     def inverse(v: Array) -> Array:
@@ -64,7 +51,25 @@ def amplification(
         good = (first.residual <= 10 * tol) & (second.residual <= 10 * tol)
         return jnp.where(good[:, None], second.z, jnp.nan)
 
-    return jnp.sqrt(gelfand(arnoldi(inverse, start, min(steps, flat.shape[1]))))
+    value, off = _largest(inverse, start, steps)
+    return jnp.sqrt(jnp.where(off <= FAR * value, value, jnp.nan))
+
+
+def _largest(product: Operator, start: Array, steps: int) -> tuple[Array, Array]:
+    """(largest eigenvalue from below, distance to an eigenvalue at most) [B] of a symmetric product, by Lanczos.
+
+    The process of an example ends before a product that is NaN; both are NaN where that is the first.
+    """
+    k = min(steps, start.shape[1])
+    _, h = arnoldi(product, start, k)
+    came = jnp.cumprod(jnp.all(jnp.isfinite(h), axis=1), axis=1) > 0  # [B, k] columns before the first NaN
+    h = jnp.where(came[:, None], h, 0)
+    inside = jnp.pad(came, ((0, 0), (0, 1)))[:, :, None]  # the rows of those columns; the others lead out of the space
+    values, vectors = eigen(jnp.where(inside, h, 0)[:, :k])
+    top = jnp.argmax(jnp.abs(values), axis=1)
+    out = jnp.einsum("bij,bj->bi", jnp.where(inside, 0, h), jnp.abs(take(vectors, top)), precision=EXACT)
+    value = jnp.where(came[:, 0], jnp.abs(take(values, top)), jnp.nan)
+    return value, jnp.where(came[:, 0], row_norm(out), jnp.nan)
 
 
 def jacobian_penalty(f: Callable, z: PyTree, x: PyTree, theta: PyTree, key: Array, samples: int = 1) -> Array:
@@ -74,7 +79,7 @@ def jacobian_penalty(f: Callable, z: PyTree, x: PyTree, theta: PyTree, key: Arra
     Source: Hutchinson 1990; Bai, Koltun and Kolter 2021, Stabilizing equilibrium models by Jacobian regularization.
     """
     rows = rows_of(z)
-    flat, _, jt = _products(f, z, x, theta)
+    flat, _, jt = row_products(f, z, x, theta)
     v = jax.random.normal(key, (samples, *flat.shape), rows.dtype)
     return jnp.mean(jnp.sum(jax.vmap(jt)(v) ** 2, axis=2), axis=0)
 
@@ -95,11 +100,14 @@ def gradient_fidelity(
         return _ravel(vjp(g))
 
     z, _ = equilibrium(f, z0, x, theta, config)
-    flat, _, jt = _products(f, z, x, theta)
+    flat, _, jt = row_products(f, z, x, theta)
     n = flat.shape[1]
     basis = jnp.broadcast_to(jnp.eye(n, dtype=flat.dtype)[:, None], (n, *flat.shape))
     transposed = jnp.moveaxis(jax.vmap(jt)(basis), 0, 2)  # [B, n, n], column i is J^T e_i
-    u = jnp.linalg.solve(jnp.eye(n, dtype=flat.dtype)[None] - transposed, rows.flatten(g)[:, :, None])[:, :, 0]
+    system = jnp.eye(n, dtype=flat.dtype)[None] - transposed, rows.flatten(g)[:, :, None]
+    if not isinstance(transposed, jax.core.Tracer):
+        system = jax.device_get(system)  # LAPACK on one device: in a program on several CPU devices it hangs
+    u = jnp.linalg.solve(*system)[:, :, 0]
     dense = _ravel(jax.vjp(lambda x, theta: f(z, x, theta), x, theta)[1](rows.unflatten(u)))
     out = {}
     for mode in ("jfb", "phantom", "implicit"):

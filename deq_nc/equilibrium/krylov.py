@@ -209,8 +209,21 @@ def gmres(A: Operator, r0: Array, goal: Array, budget: Array) -> tuple[Array, Ar
     # Columns a row never reached are those of the identity; its right-hand side is zero there.
     used = jnp.arange(m)[None] < c.products[:, None]
     rhs = jnp.where(used, c.turn[:, :m, 0] * size[:, None], 0)
-    y = lax.linalg.triangular_solve(c.triangle, rhs[:, :, None], left_side=True, lower=False)[:, :, 0]
+    y = back_substitute(c.triangle, rhs)
     return jnp.einsum("bm,bmn->bn", y, c.q[:, :m], precision=EXACT), c.products
+
+
+def back_substitute(triangle: Array, b: Array) -> Array:
+    """y [B, m] of an upper triangular system [B, m, m], from the last row up; LAPACK hangs on several CPU devices."""
+    m = b.shape[1]
+
+    def row(step: Array, y: Array) -> Array:
+        i = m - 1 - step
+        line = _at(triangle, i)
+        rest = _at(b, i) - jnp.sum(line * y, axis=1)  # y is still zero at i and before
+        return lax.dynamic_update_index_in_dim(y, rest / _at(line, i), i, 1)
+
+    return lax.fori_loop(0, m, row, jnp.zeros_like(b))
 
 
 def _at(a: Array, j: Array) -> Array:

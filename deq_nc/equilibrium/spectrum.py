@@ -1,43 +1,153 @@
-"""The spectral radius of J = df/dz at z*, per example, for complex spectra and defective matrices alike.
+"""The spectral radius of J = df/dz at z*, per example, for complex spectra and defective matrices, with its error.
 
-Letters: J [n, n] of one example, Q [steps + 1, n] an orthonormal Krylov basis of J^T, h its Hessenberg matrix.
+Letters: J [n, n] of one example, Q [k + 1, n] an orthonormal Krylov basis, h [k + 1, k] its Hessenberg matrix, lambda
+the largest eigenvalue of h[:k], x and y unit Ritz vectors of J^T and of J to it, r how far x is from an eigenvector.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from deq_nc.equilibrium.anderson import EXACT
+from deq_nc.equilibrium.hessenberg import eigen
 from deq_nc.equilibrium.krylov import orthogonalise
 from deq_nc.equilibrium.state import row_norm, rows_of
 
 PyTree = Any
+Operator = Callable[[Array], Array]
+
+
+class Radius(NamedTuple):
+    """A spectral radius and how far it may be off, per example [B]; `value` is NaN where J is not finite."""
+
+    value: Array
+    error: Array
+
+    @property
+    def sure(self) -> Array:
+        """True where the side of 1 is known: at 1 or more the plain iteration diverges."""
+        return self.error < jnp.abs(self.value - 1)
 
 
 def spectral_radius(f: Callable, z: PyTree, x: PyTree, theta: PyTree, key: Array, steps: int = 20) -> Array:
-    """max |eigenvalue of df/dz| at z, per example [B], from `steps` Arnoldi products with J^T (same spectrum as J).
+    """max |eigenvalue of df/dz| at z, per example [B]; NaN where it is not known on which side of 1 it lies.
 
-    Power iteration returns 0 or nonsense on a rotation; Arnoldi holds complex pairs and Jordan blocks, and is exact
-    once steps >= n. At 1 or more the plain iteration diverges. Source: Saad 2011, Numerical Methods for Large
-    Eigenvalue Problems, ch. 6.
+    See `measured_radius` for the error of the numbers.
+    """
+    radius = measured_radius(f, z, x, theta, key, steps)
+    return jnp.where(radius.sure, radius.value, jnp.nan)
+
+
+def measured_radius(
+    f: Callable, z: PyTree, x: PyTree, theta: PyTree, key: Array, steps: int = 20, cycles: int = 8
+) -> Radius:
+    """max |eigenvalue of df/dz| at z with its error, per example [B].
+
+    `steps` Arnoldi products with J^T and as many with J, exact once steps >= n; examples whose error reaches across 1
+    start again from what was found, at most `cycles` times. error = 2 r / |y.x| + rounding + the distance of the two
+    estimates: 1 / |y.x| is the condition of lambda in J, where h alone takes a non-normal J for a harmless one.
+    Source: Saad 2011, Numerical Methods for Large Eigenvalue Problems, ch. 3 and 6.
+    """
+    flat, j, jt = row_products(f, z, x, theta)
+    batch, n = flat.shape
+    k = min(steps, n)
+
+    class Carry(NamedTuple):
+        starts: tuple[Array, Array]
+        value: Array
+        error: Array
+        cycle: Array
+        open: Array
+
+    def body(c: Carry) -> Carry:
+        (q_left, h_left), (q, h) = (arnoldi(a, start, k) for a, start in zip((jt, j), c.starts))
+        # Side by side, so that the rows of a device stay its rows.
+        both = jnp.stack([h_left, h], axis=1)[:, :, :k].reshape(2 * batch, k, k)
+        values, vectors, weights = (a.reshape(batch, 2, *a.shape[1:]) for a in (*eigen(both), _dominant(both)))
+        value, error = _estimate((values[:, 0], vectors[:, 0], h_left, q_left), (values[:, 1], vectors[:, 1], q))
+        better = c.open & ~(error >= c.error)
+        value, error = jnp.where(better, value, c.value), jnp.where(better, error, c.error)
+        starts = (_combine(weights[:, 0], q_left), _combine(weights[:, 1], q))
+        go = c.open & jnp.isfinite(error) & ~Radius(value, error).sure
+        return Carry(starts, value, error, c.cycle + 1, go)
+
+    start = jax.random.normal(key, flat.shape, flat.dtype)
+    nothing = jnp.full((batch,), jnp.nan, flat.dtype)
+    carry = Carry((start, start), nothing, nothing, jnp.zeros((), jnp.int32), jnp.ones((batch,), bool))
+    c = lax.while_loop(lambda c: jnp.any(c.open) & (c.cycle < cycles), body, carry)
+    return Radius(c.value, c.error)
+
+
+def _estimate(left: tuple[Array, Array, Array, Array], right: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    """(|lambda|, error) [B] from the eigenvalues and eigenvectors of h, h and Q of J^T, and those of J."""
+    values, vectors, h, q = left
+    others, their_vectors, their_q = right
+    eps = float(jnp.finfo(h.dtype).eps)
+    top = jnp.argmax(jnp.abs(values), axis=1)
+    value = take(values, top)
+    distance = jnp.abs(others - value[:, None])
+    near = jnp.argmin(distance, axis=1)
+    s = take(vectors, top)
+    x, y = _combine(s, q), _combine(take(their_vectors, near), their_q)
+    k, n = s.shape[1], q.shape[2]
+    condition = 1 / jnp.maximum(jnp.abs(jnp.sum(x * y, axis=1)), eps)  # not conjugated: both belong to lambda itself
+    r = h[:, k, k - 1] * jnp.abs(s[:, k - 1])
+    size = jnp.sqrt(jnp.sum(h * h, axis=(1, 2)))
+    # Rounding moves an eigenvalue by its condition times eps, a defective one of order n by eps^(1/n) and not more.
+    rounding = jnp.minimum(4 * eps * condition * size, eps ** (1 / n) * size / k**0.5)
+    error = 2 * r * condition + rounding + take(distance, near)
+    return jnp.abs(value), error
+
+
+def take(a: Array, i: Array) -> Array:
+    """a[b, ..., i_b] for each example; as a sum, since a gather would cross devices."""
+    here = i.reshape(-1, *[1] * (a.ndim - 1)) == jnp.arange(a.shape[-1]).reshape(*[1] * (a.ndim - 1), -1)
+    return jnp.sum(jnp.where(here, a, 0), axis=-1)
+
+
+def _combine(weights: Array, q: Array) -> Array:
+    """sum_i weights_i q_i [B, n] of weights [B, k] and a basis [B, k + 1, n]."""
+    return jnp.einsum("bk,bkn->bn", weights, q[:, : weights.shape[1]].astype(weights.dtype), precision=EXACT)
+
+
+def _dominant(h: Array, squarings: int = 6) -> Array:
+    """The first column of h^64, normalised: a start that keeps of the Krylov space what grows fastest, [B, k]."""
+    power = h
+    for _ in range(squarings):
+        power = power / _or_one(jnp.max(jnp.abs(power), axis=(1, 2)))[:, None, None]
+        power = jnp.einsum("bij,bjk->bik", power, power, precision=EXACT)
+    first = power[:, :, 0] / _or_one(jnp.max(jnp.abs(power[:, :, 0]), axis=1))[:, None]
+    # Of a nilpotent h nothing is left; its radius is 0 and what it starts from again does not matter.
+    return jnp.where(jnp.any(first != 0, axis=1, keepdims=True), first, 1)
+
+
+def _or_one(x: Array) -> Array:
+    return jnp.where(x > 0, x, 1)
+
+
+def row_products(f: Callable, z: PyTree, x: PyTree, theta: PyTree) -> tuple[Array, Operator, Operator]:
+    """(z as rows [B, n], v -> J v, u -> J^T u).
+
+    J v is the transpose of u -> J^T u, so that cells with a custom reverse rule (models/conv) work as well.
     """
     rows = rows_of(z)
-    z = rows.flatten(z)
-    _, vjp = jax.vjp(lambda v: rows.flatten(f(rows.unflatten(v), x, theta)), z)
-    start = jax.random.normal(key, z.shape, z.dtype)
-    h = arnoldi(lambda u: vjp(u)[0], start, min(steps, z.shape[1]))
-    if jax.default_backend() == "cpu":
-        return jnp.max(jnp.abs(jnp.linalg.eigvals(h)), axis=1)
-    return gelfand(h)
+    flat = rows.flatten(z)
+    _, vjp = jax.vjp(lambda v: rows.flatten(f(rows.unflatten(v), x, theta)), flat)
+
+    def jt(u: Array) -> Array:
+        return vjp(u)[0]
+
+    transpose = jax.linear_transpose(jt, flat)
+    return flat, lambda v: transpose(v)[0], jt
 
 
-def arnoldi(product: Callable[[Array], Array], start: Array, steps: int) -> Array:
-    """Hessenberg matrices h [B, steps, steps] of `product` on rows [B, n].
+def arnoldi(product: Operator, start: Array, steps: int) -> tuple[Array, Array]:
+    """(Q [B, steps + 1, n], h [B, steps + 1, steps]) of `product` on rows [B, n]: product(Q_j) = sum_i h_ij Q_i.
 
     An invariant subspace found early leaves zero columns, which add nothing to the spectrum.
     """
@@ -50,23 +160,4 @@ def arnoldi(product: Callable[[Array], Array], start: Array, steps: int) -> Arra
         return lax.dynamic_update_index_in_dim(q, w, j + 1, 1), lax.dynamic_update_index_in_dim(h, column, j, 2)
 
     q = jnp.zeros((batch, steps + 1, n), start.dtype).at[:, 0].set(start / row_norm(start)[:, None])
-    _, h = lax.fori_loop(0, steps, body, (q, jnp.zeros((batch, steps + 1, steps), start.dtype)))
-    return h[:, :steps]
-
-
-def gelfand(matrix: Array, squarings: int = 24) -> Array:
-    """Spectral radius [B] of matrix [B, k, k] as ||M^(2^s)||^(2^-s), rescaled after each squaring.
-
-    Products only, so it runs where no nonsymmetric eigensolver does (TPU). Symmetric and diagonalisable matrices keep
-    every digit but the last two or three; a Jordan block of size 3 is 1 to 2 % high in float32, one of size 6 20 %,
-    which LAPACK's eigenvalues on CPU are not (0.1 and 6 %).
-    """
-    log = jnp.zeros(matrix.shape[:1], matrix.dtype)
-    power = matrix
-    for s in range(squarings):
-        size = jnp.sqrt(jnp.sum(power * power, axis=(1, 2)))
-        safe = jnp.where(size > 0, size, 1)
-        log = log + jnp.where(size > 0, jnp.log(safe), -jnp.inf) * 2.0**-s
-        power = power / safe[:, None, None]
-        power = jnp.einsum("bij,bjk->bik", power, power, precision=EXACT)
-    return jnp.exp(log)
+    return lax.fori_loop(0, steps, body, (q, jnp.zeros((batch, steps + 1, steps), start.dtype)))

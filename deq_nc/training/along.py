@@ -16,7 +16,7 @@ from deq_nc.collapse import Collapse, measure, measure_trajectory, scalars
 from deq_nc.data import padded_batches
 from deq_nc.sample import even_sample
 from deq_nc.training.evaluate import Features, classifier
-from deq_nc.training.mesh import padded, replicated
+from deq_nc.training.mesh import one_copy, padded, replicated
 from deq_nc.training.program import Program
 from deq_nc.training.state import TrainState
 from deq_nc.training.step import Corpus
@@ -53,7 +53,7 @@ def solve(
     states, residuals, labels = _iterates(program, state, train)
     unseen, behind, truth = _iterates(program, state, test)
     states, residuals, unseen, behind = _same_length(states, residuals, unseen, behind)
-    weights, bias = classifier(state.params)
+    weights, bias = classifier(one_copy(state.params))
     found = {
         "by_step": _rows("step", range(len(states)), states, residuals, labels, weights, bias, num_classes),
         "by_tolerance": _rows("tol", TOLERANCES, *_at(states, residuals), labels, weights, bias, num_classes),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from deq_nc.collapse import Collapse, measure
 from deq_nc.data import Batch, gather
-from deq_nc.equilibrium import amplification, spectral_radius
+from deq_nc.equilibrium import amplification, measured_radius
 from deq_nc.losses import LOSSES
 from deq_nc.models import Network
 from deq_nc.training.step import Corpus
@@ -115,17 +115,17 @@ def make_forward(network: Network) -> Callable[[Any, Batch, Array], Features]:
     return forward
 
 
-def make_spectrum(network: Network) -> tuple[Callable[..., Array], Callable[..., Array]]:
-    """(radius, amplification)(variables, batch, key) [B] at z*: of df/dz, and ||(I - df/dz)^-1||_2."""
+def make_spectrum(network: Network) -> tuple[Callable[..., Any], Callable[..., Array]]:
+    """(radius with its error, amplification)(variables, batch, key) [B] at z*: of df/dz, and ||(I - df/dz)^-1||_2."""
 
-    def at(measure: Callable[..., Array]) -> Callable[..., Array]:
-        def measured(variables: Any, batch: Batch, key: Array) -> Array:
+    def at(measure: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(variables: Any, batch: Batch, key: Array) -> Any:
             problem = network.apply(variables, batch.image, method=network.problem)
             return measure(network.f, problem.z, problem.x, problem.theta, key)
 
         return measured
 
-    return at(spectral_radius), at(amplification)
+    return at(measured_radius), at(amplification)
 
 
 def make_iterates(network: Network) -> Callable[[Any, Batch, int], tuple[Array, Array]]:

@@ -18,7 +18,7 @@ from deq_nc.data import Batch, Dataset, padded_batches
 from deq_nc.sample import even_sample
 from deq_nc.training import along
 from deq_nc.training.evaluate import Features, classifier
-from deq_nc.training.mesh import padded, replicated
+from deq_nc.training.mesh import one_copy, padded, replicated
 from deq_nc.training.program import Program
 from deq_nc.training.state import Logs, TrainState, stream
 from deq_nc.training.statistics import Moments
@@ -45,7 +45,7 @@ class Measurer:
         """Train and test features; kept until the next step, since line, analysis and along need the same passes."""
         if self._at != int(state.step):
             self._state = self._fresh(state)
-            self._parts = self.collect(self._state, self.train), self.collect(self._state, self.test)
+            self._parts = one_copy((self.collect(self._state, self.train), self.collect(self._state, self.test)))
             self._at = int(state.step)
         return self._parts
 
@@ -78,7 +78,7 @@ class Measurer:
         program = self.program
         train, test = self.features(state)
         trained, tested = jax.device_get((program.summary(train), program.summary(test)))
-        collapse = scalars(jax.device_get(program.collapse(train, state.params, self.majority)))
+        collapse = scalars(jax.device_get(program.collapse(train, one_copy(state.params), self.majority)))
         logs = jax.device_get(logs)
         line: dict[str, float | None] = {
             "train_loss": float(trained["loss"]),
@@ -101,15 +101,22 @@ class Measurer:
             "adjoint_residual": float(logs.adjoint_residual),
             "adjoint_unconverged": float(logs.adjoint_unconverged / logs.examples),
             "adjoint_escalated": float(logs.adjoint_escalated / logs.examples),
-            "spectral_radius": float(program.radius(*self._few()).max()) if solves else None,
+            **(self._radius() if solves else {"spectral_radius": None, "spectral_radius_error": None}),
         }
         line |= {name: value if solves else None for name, value in evidence.items()}
         return {name: value if name in MUST_BE_FINITE else _finite(value) for name, value in line.items()}
 
+    def _radius(self) -> dict[str, float]:
+        """The largest spectral radius of the images, and how far it may be from the true one."""
+        value, error = jax.device_get(self.program.radius(*self._few()))
+        largest = value.max()
+        reach = max((value + error).max() - largest, largest - (value - error).max())
+        return {"spectral_radius": float(largest), "spectral_radius_error": float(reach)}
+
     def analysis(self, state: TrainState) -> dict[str, np.ndarray]:
         """What the figures of a finished run need, as NumPy arrays (analysis.npz)."""
         train, test = self.features(state)
-        weights, bias = classifier(state.params)
+        weights, bias = classifier(one_copy(state.params))
         moments = class_moments(train.features, train.labels, self.dataset.num_classes, mask=train.mask)
         means = np.asarray(moments.means)
         arrays = {
@@ -133,7 +140,7 @@ class Measurer:
         """Collapse by layer, and for the deq arm along its solve (along.json)."""
         classes = self.dataset.num_classes
         train, test = self.features(state)
-        found = {"layers": along.layers(train, test, state.params, classes)}
+        found = {"layers": along.layers(train, test, one_copy(state.params), classes)}
         if self.program.iterates is not None:
             found |= along.solve(self.program, self._state, self.train, self.test, self.dataset.majority)
         return found

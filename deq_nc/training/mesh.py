@@ -70,6 +70,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def one_copy(tree: Any) -> Any:
+    """Of replicated arrays the copy on one device of this process: what is computed of it runs on that device alone.
+
+    For what calls LAPACK, whose threads wait for those that a program on several CPU devices holds.
+    """
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
 def split(mesh: Mesh) -> NamedSharding:
     """The leading (batch) axis divided over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from deq_nc.equilibrium import EquilibriumConfig, adjoint_probe, equilibrium, spectral_radius
+from deq_nc.equilibrium import EquilibriumConfig, adjoint_probe, equilibrium, measured_radius
 from deq_nc.models.conv import conv
 
 try:
@@ -63,7 +63,7 @@ def problem(name: str) -> Problem:
     @jax.jit
     def radius(theta):
         z, _ = equilibrium(base.f, jnp.zeros_like(x), x, theta, config)
-        return jnp.max(spectral_radius(base.f, z[:8], x[:8], theta, jax.random.key(0), steps=30))
+        return jnp.max(measured_radius(base.f, z[:8], x[:8], theta, jax.random.key(0), steps=30, cycles=1).value)
 
     theta = {k: v.astype(np.float32) for k, v in theta.items()}
     base = Problem(name, kind, theta, x, w)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 from problems import affine_cell, non_normal, random_matrix, rotation, tanh_cell
 
 from deq_nc.equilibrium import (
@@ -13,9 +14,11 @@ from deq_nc.equilibrium import (
     gradient_fidelity,
     jacobian_norm,
     jacobian_penalty,
+    measured_radius,
     spectral_radius,
 )
-from deq_nc.equilibrium.spectrum import gelfand
+from deq_nc.equilibrium.hessenberg import eigen
+from deq_nc.equilibrium.krylov import back_substitute
 
 n = 12
 JORDAN = 0.9 * np.eye(n) + 0.3 * np.eye(n, k=1)
@@ -41,11 +44,64 @@ def test_spectral_radius_norm_and_amplification(M):
     np.testing.assert_allclose(at(amplification, M, steps=n, tol=1e-9, products=600), inverse, rtol=1e-2)
 
 
-def test_gelfand_needs_no_eigensolver():
-    """The path of accelerators, on a rotation, a random matrix and a small Jordan block."""
-    for M in (rotation(6, 0.9), random_matrix(6, 0.9), 0.9 * np.eye(3) + np.eye(3, k=1), np.zeros((2, 2))):
-        radius = np.abs(np.linalg.eigvals(M)).max()
-        np.testing.assert_allclose(gelfand(jnp.asarray(M)[None]), radius, rtol=1e-4, atol=1e-12)
+def test_eigen_is_that_of_numpy():
+    """Random, symmetric, orthogonal, defective, cyclic and zero: moduli of LAPACK's, vectors that are eigenvectors."""
+    rng = np.random.default_rng(0)
+    random, upper = rng.standard_normal((n, n)), np.eye(n, k=-1)
+    kinds = [random, random + random.T, rotation(n, 1.0), np.roll(np.eye(n), 1, 0), JORDAN, upper, np.zeros((n, n))]
+    h = np.array([scipy.linalg.hessenberg(kind) for kind in kinds])
+    values, vectors = jax.jit(eigen)(h)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
+    np.testing.assert_allclose(h @ np.asarray(vectors), np.asarray(vectors * values[:, None]), atol=1e-12)
+    for kind, value in zip(kinds, np.asarray(values)):
+        np.testing.assert_allclose(np.sort(np.abs(value)), np.sort(np.abs(np.linalg.eigvals(kind))), atol=2e-2)
+    for i in (0, 1, 2, 3):  # not defective: to rounding
+        gap = np.abs(np.asarray(values[i])[:, None] - np.linalg.eigvals(kinds[i])[None])
+        assert gap.min(0).max() < 1e-12
+    assert np.isnan(eigen(jnp.full((1, 3, 3), jnp.nan))[0]).all()
+
+
+def test_back_substitution_is_a_dense_solve():
+    triangle = np.triu(random_matrix(n, 0.9) + 3 * np.eye(n))
+    b = np.random.default_rng(0).standard_normal((1, n))
+    np.testing.assert_allclose(back_substitute(triangle[None], b)[0], np.linalg.solve(triangle, b[0]), rtol=1e-10)
+
+
+# What 20 steps of a 40-dimensional J do not settle: a disc of eigenvalues, a circle, and a condition of 1e7.
+UNSETTLED = [random_matrix(40, 1.04, seed) for seed in range(4)] + [random_matrix(40, 0.97, seed) for seed in range(4)]
+UNSETTLED += [rotation(40, 1.02), rotation(40, 0.98), np.roll(np.eye(40), 1, 0) * 1.03]
+UNSETTLED += [non_normal(40, radius, seed) for radius in (0.9, 0.97, 1.03) for seed in range(3)]
+
+
+def test_the_radius_never_crosses_one_silently():
+    """Beside the eigenvalues of float64: within the error that comes with it, and NaN where that reaches across 1."""
+    M = jnp.asarray(np.array(UNSETTLED))
+    f = lambda z, x, M: jnp.einsum("bij,bj->bi", M, z)  # noqa: E731
+    args = (f, jnp.zeros(M.shape[:2]), None, M, jax.random.key(0))
+    radius = jax.jit(lambda: measured_radius(*args))()
+    value, error = np.asarray(radius.value), np.asarray(radius.error)
+    true = np.array([np.abs(np.linalg.eigvals(m)).max() for m in UNSETTLED])
+    assert (np.abs(value - true) <= error)[error < 0.1].all()  # wider ones are estimates of a first order
+    assert ((value < 1) == (true < 1))[radius.sure].all()
+    assert radius.sure[:8].all()  # it goes on until it knows
+    np.testing.assert_array_equal(jax.jit(lambda: spectral_radius(*args))(), np.where(radius.sure, value, np.nan))
+
+
+def test_what_is_not_finite_or_has_no_bound_is_nan_and_not_zero():
+    x = jnp.asarray([[1.0, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5], [jnp.nan, 0.5, 0.5, 0.5]])
+    args = (lambda z, x, theta: z * x, jnp.zeros((3, 4)), x, None, jax.random.key(0))
+    np.testing.assert_allclose(amplification(*args), [np.nan, 2, np.nan], rtol=1e-3)  # the first is infinite
+    np.testing.assert_allclose(jacobian_norm(*args), [1, 0.5, np.nan], rtol=1e-5)
+    np.testing.assert_allclose(spectral_radius(*args), [np.nan, 0.5, np.nan], rtol=1e-5)  # 1 is on no side of 1
+
+
+def test_an_amplification_that_was_not_reached_is_nan():
+    """n = 100 at radius 1.2: eigenvalues all around 1, where restarted GMRES stalls; near 1 or NaN, and never 0."""
+    M = [random_matrix(100, 1.2, seed) for seed in range(4)]
+    truth = [1 / np.linalg.svd(np.eye(100) - m, compute_uv=False)[-1] for m in M]
+    f = lambda z, x, M: jnp.einsum("bij,bj->bi", M, z)  # noqa: E731
+    came = np.asarray(amplification(f, jnp.zeros((4, 100)), None, jnp.asarray(np.array(M)), jax.random.key(0)))
+    assert (np.isnan(came) | (np.abs(came / truth - 1) < 0.1)).all()
 
 
 def test_a_large_random_jacobian_within_five_percent_in_float32():
