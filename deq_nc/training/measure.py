@@ -132,8 +132,8 @@ class Measurer:
             "majority": self.dataset.majority,
         }
         if self.program.amplification is not None:
-            few = self._few()
-            arrays["amplification"] = np.asarray(self.program.amplification(*few))[np.asarray(few[1].mask)]
+            images = min(SPECTRUM_EXAMPLES, self.train.image.shape[0])  # the rows after these are padding
+            arrays["amplification"] = np.asarray(self.program.amplification(*self._few()))[:images]
         return arrays
 
     def along(self, state: TrainState) -> dict[str, list[dict[str, Any]]]:
