@@ -51,7 +51,8 @@ def as_labels(x: Any, num_classes: int) -> Array:
             f"labels: expected integers 0..{num_classes - 1}, got {y.dtype}. Convert them: labels.astype(int)."
         )
     if isinstance(y, np.ndarray) and y.dtype.itemsize >= 4:
-        y = np.where((y >= -(2**31)) & (y < 2**31), y, -1).astype(np.int32)
+        narrow = y.astype(np.int32)
+        y = np.where(narrow == y, narrow, -1).astype(np.int32)
     return jnp.asarray(y)
 
 
