@@ -59,7 +59,8 @@ def write_with(path: Path, write: Callable[[Any], Any]) -> None:
     """`write(file)` into a draft beside `path`, synced, then renamed over it."""
     draft = path.with_name(path.name + ".tmp")
     try:
-        with draft.open("wb") as file:
+        draft.unlink(missing_ok=True)  # a link of that name would lead elsewhere
+        with draft.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

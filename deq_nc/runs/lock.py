@@ -1,8 +1,9 @@
 """One writer a folder: the file `.lock` in it, locked while its holder lives, with a sentence on who that is.
 
 The kernel's lock (flock) ends with the process, however that ends, so that of a dead process stops nobody. Some network
-disks keep it to one host; there the file's time is a lease, renewed every few seconds: one that a dead host no longer
-renews lapses. Times are those of the disk's clock, so that hosts need not agree on theirs.
+disks keep it to one host, or have none; there the file's time is a lease, renewed every few seconds. One that another
+host left is watched: renewed, its holder lives; else it lapses. Times are those of the disk's clock, so that hosts need
+not agree on theirs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from deq_nc.config import ConfigError, UserError
 
@@ -29,6 +30,7 @@ NAME = ".lock"
 RENEWAL_SECONDS = 15.0
 LEASE_SECONDS = 90.0
 LOOK_SECONDS = 2.0  # between two tries of one who waits
+UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 class Held(UserError, RuntimeError):
@@ -52,15 +54,17 @@ class Lock:
 
     def __enter__(self) -> Lock:
         try:
-            said = False
-            while (holder := self._try()) is not None:
-                if not self.wait:
+            first = None
+            while (other := self._try()) is not None:
+                first = first or other
+                if not self.wait and (other.lease is None or other != first):
                     raise Held(
-                        f"{self.folder} is in use by {holder}. Wait for it (--wait), stop it, or choose another folder."
+                        f"{self.folder} is in use by {other.who}. Wait for it (--wait), stop it, or choose another "
+                        "folder."
                     )
-                if not said:
-                    self.say(f"{self.folder} is in use by {holder}; waiting")
-                said = True
+                if other is first:
+                    until = "waiting" if self.wait else f"waiting {LEASE_SECONDS:.0f} s for a sign of life"
+                    self.say(f"{self.folder} is in use by {other.who}; {until}")
                 time.sleep(LOOK_SECONDS)
         except OSError as error:
             raise ConfigError(
@@ -89,7 +93,7 @@ class Lock:
         except OSError:
             return True  # an error of the disk is no proof of anything
 
-    def _try(self) -> str | None:
+    def _try(self) -> _Other | None:
         """None with the lock taken, else who holds it."""
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)  # its last holder may have renamed it
@@ -97,17 +101,16 @@ class Lock:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             taken = False
             try:
-                try:
-                    _flock(file)
-                except OSError as error:
-                    if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                        raise
-                    return _sentence(_holder(file))
+                locked = _flock(file)
+                holder = _holder(file)
+                if locked is False:
+                    return _Other(_sentence(holder), None)
                 if not _same(file, self.path):
                     continue  # its last holder removed it between the two calls
-                holder = _holder(file)
-                if holder and holder.get("machine") != _machine() and _age(self.path) < LEASE_SECONDS:
-                    return _sentence(holder)
+                if holder and _foreign(holder) and _age(self.path) < LEASE_SECONDS:
+                    return _Other(_sentence(holder), os.fstat(file).st_mtime)
+                if holder and locked is None and not _foreign(holder) and _alive(holder):
+                    return _Other(_sentence(holder), None)
                 self._sign(file)
                 taken = True
                 return None
@@ -138,34 +141,58 @@ class Lock:
 
 
 def holder_of(folder: Path) -> str | None:
-    """Who is at work in `folder`, None if nobody is: a lock, or a lease of another host that is young by the clock of
-    this one. Writes nothing.
-    """
-    path = folder / NAME
+    """Who is surely at work in `folder`, None if nobody is known to be. Writes nothing; for a word ahead of `Lock`."""
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(folder / NAME, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        locked = _flock(file, fcntl.LOCK_SH, tries=1)
         holder = _holder(file)
-        foreign = holder and holder.get("machine") != _machine()
-        return _sentence(holder) if foreign and time.time() - os.fstat(file).st_mtime < LEASE_SECONDS else None
+        alive = locked is None and bool(holder) and not _foreign(holder) and _alive(holder)
+        return _sentence(holder) if locked is False or alive else None
     except OSError:
-        return _sentence(_holder(file))
+        return None
     finally:
         os.close(file)
 
 
-def _flock(file: int, tries: int = 4) -> None:
-    """Tried again within a blink: `holder_of` shares the lock for a moment."""
+class _Other(NamedTuple):
+    who: str
+    lease: float | None  # when it was renewed, where nothing else says that its holder lives
+
+
+def _flock(file: int, kind: int = fcntl.LOCK_EX, tries: int = 4) -> bool | None:
+    """True: locked; False: another process has it; None: this file system has no such locks.
+
+    Tried again within a blink: `holder_of` shares the lock for a moment.
+    """
     for left in reversed(range(tries)):
         try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
         except OSError as error:
-            if error.errno != errno.EWOULDBLOCK or not left:
+            if error.errno in UNSUPPORTED:
+                return None
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
-            time.sleep(0.02)
+            if left:
+                time.sleep(0.02)
+    return False
+
+
+def _foreign(holder: dict[str, Any]) -> bool:
+    return holder.get("machine") != _machine()
+
+
+def _alive(holder: dict[str, Any]) -> bool:
+    try:
+        os.kill(int(holder["pid"]), 0)
+    except (ProcessLookupError, KeyError, TypeError, ValueError):
+        return False
+    except OSError:
+        pass  # another user's
+    return True
 
 
 def _same(file: int, path: Path) -> bool:
@@ -194,9 +221,9 @@ def _sentence(holder: dict[str, Any]) -> str:
 
 
 def _machine() -> str:
-    """This boot of this machine: names of hosts repeat, in containers above all."""
+    """This boot of this machine: names of hosts repeat and change, in containers above all."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + platform.node()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return f"{platform.node()}-{uuid.getnode()}"
 

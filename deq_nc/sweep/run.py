@@ -37,7 +37,7 @@ def execute(cells: Sequence[Cell], root: Path, jobs: int, quiet: bool, wait: boo
     """
     root.mkdir(parents=True, exist_ok=True)
     watch = Watch(cells)
-    left = [cell for cell in cells if any(not state.finished for state in watch.of(cell))]
+    left = [cell for cell in cells if any(_left(Path(run.workdir)) for run in cell.runs)]
     with Live(watch, quiet=not is_leader(), table=jobs > 1) as live:
         if jobs > 1:
             cache = str((root / CACHE).absolute())
@@ -51,6 +51,12 @@ def execute(cells: Sequence[Cell], root: Path, jobs: int, quiet: bool, wait: boo
                     if stopped:
                         break
     return Outcome(stopped, watch.failed, watch.held)
+
+
+def _left(path: Path) -> bool:
+    """Whether a run is not finished, or its results are damaged: `train` makes these again."""
+    folder = RunFolder(path)
+    return not folder.finished or bool(folder.damaged())
 
 
 def run_cell(cell: Cell, quiet: bool, wait: bool, stop: Any, note: Callable[[Path, str, str], Any]) -> bool:

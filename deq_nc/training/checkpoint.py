@@ -74,8 +74,8 @@ def restore(folder: RunFolder, like: TrainState, mesh: Mesh, say: Say, write: bo
     none be read; then nothing is touched.
     """
     refused: dict[int, RunError] = {}
-    found = None
-    for step in steps(folder):
+    found, there = None, steps(folder)
+    for step in there:
         try:
             found = _read(folder.checkpoints / str(step), like)
         except OtherVersion:
@@ -88,6 +88,8 @@ def restore(folder: RunFolder, like: TrainState, mesh: Mesh, say: Say, write: bo
             found = None
             continue
         break
+    if found is None and not write and steps(folder) != there:
+        return restore(folder, like, mesh, say, write)  # a run at work has pruned those that were there
     if found is None and (system := [error for error in refused.values() if not isinstance(error, Damaged)]):
         raise system[0]
     for step, error in refused.items():

@@ -141,6 +141,11 @@ def _held(folder: RunFolder, wait: bool, say: Any) -> Iterator[Lock | None]:
 
 def _set_up(folder: RunFolder, experiment: Experiment, checksums: dict[str, str], display: Display) -> None:
     """Once the lock is held: claim the folder, or make the results of a finished run that are damaged again."""
+    if folder.finished and not folder.checkpoints.is_dir():
+        raise RunError(
+            f"workdir: results in {folder.path} are damaged, and there is no checkpoint to make them again from: "
+            f"{' '.join(folder.damaged())} Nothing was changed; start over with --fresh, which renames that folder."
+        )
     if not is_leader():
         return
     folder.claim(experiment, checksums)
@@ -148,11 +153,6 @@ def _set_up(folder: RunFolder, experiment: Experiment, checksums: dict[str, str]
         return
     for wrong in folder.damaged():
         display.say(wrong)
-    if not folder.checkpoints.is_dir():
-        raise RunError(
-            f"workdir: results in {folder.path} are damaged, and there is no checkpoint to make them again from. "
-            "Nothing was changed; start over with --fresh, which renames that folder."
-        )
     display.say(f"summary.json is renamed to {folder.set_aside(folder.summary_path)}; results are made again")
 
 
@@ -172,12 +172,17 @@ def _restore(run: _Run, fresh: TrainState) -> TrainState:
             wrong = written.damage or "lines are missing or changed"
             display.say(f"history.jsonl is damaged ({wrong}): written again from the checkpoint of step {begun}")
         run.history = found.history
-    elif written.damage and written.step < begun:
+    elif lost := [
+        epoch for epoch in run.due if epoch * steps <= begun and not any(line["epoch"] == epoch for line in run.history)
+    ]:
         raise RunError(
-            f"{folder.history_path}: {written.damage}. The checkpoint of step {begun} is from before 0.2 and holds no "
-            "copy. Nothing was changed; mend that line, or start over with --fresh, which renames the folder."
+            f"{folder.history_path}: {written.damage or 'it is cut'}; epoch {lost[0]} is missing. The checkpoint of step "
+            f"{begun} is from before 0.2 and holds no copy. Nothing was changed; mend the file, or start over with "
+            "--fresh, which renames the folder."
         )
     if is_leader():
+        if found is None and (written.lines or written.damage):
+            folder.set_aside(folder.history_path)  # the only copy of what is made again now
         folder.write_history(run.history)
     if begun:
         display.say(f"goes on at step {begun} (epoch {begun / steps:.1f} of {run.experiment.train.epochs})")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,18 @@ PLAIN_SECONDS = 15.0  # between two plain lines that no measurement asked for
 LONG_PASS = 5_000  # images; a measurement of more is announced
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader left (`| head -1`): the run goes on unheard."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Display:
     """Progress of one run; a context manager. Only one process of a multi-host run passes `quiet=False`."""
 
     def __init__(self, experiment: Experiment, steps_per_epoch: int, folder: Path, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet)
+        self.console = _Console(quiet=quiet)
         self.name = f"{experiment.arm} seed {experiment.seed}"
         self.epochs, self.steps = experiment.train.epochs, steps_per_epoch
         # Several runs at a time, each in a worker process, would draw over each other's bar.

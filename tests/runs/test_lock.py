@@ -66,18 +66,50 @@ def test_two_locks_of_one_process_exclude_each_other(tmp_path):
         pass
 
 
-def test_a_lease_of_another_host_holds_while_it_is_renewed(tmp_path):
+def lease(folder, **holder):
     """As on a disk whose locks end at the host: the file is there, unlocked, of another machine."""
-    path = tmp_path / module.NAME
-    path.write_text(json.dumps({"host": "far", "machine": "far", "pid": 7, "since": "then"}))
-    with pytest.raises(Held, match="process 7 on far since then"), Lock(tmp_path):
+    path = folder / module.NAME
+    path.write_text(json.dumps({"host": "far", "machine": "far", "pid": 7, "since": "then"} | holder))
+    return path
+
+
+def test_a_lease_of_another_host_holds_while_it_is_renewed(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.02)
+    path, said = lease(tmp_path), []
+
+    def say(text):
+        said.append(text)
+        now = time.time() + 1
+        os.utime(path, (now, now))  # it lives
+
+    with pytest.raises(Held, match="process 7 on far since then"), Lock(tmp_path, say=say):
         pass
-    assert holder_of(tmp_path) == "process 7 on far since then"
-    old = time.time() - module.LEASE_SECONDS - 1
-    os.utime(path, (old, old))
-    assert holder_of(tmp_path) is None
-    with Lock(tmp_path):
-        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert "a sign of life" in said[0] and holder_of(tmp_path) is None
+
+
+def test_a_lease_that_is_not_renewed_lapses(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.5)
+    path, said = lease(tmp_path), []
+    with Lock(tmp_path, say=said.append):
+        assert json.loads(path.read_text())["pid"] == os.getpid() and len(said) == 1
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_where_a_disk_has_no_locks_a_living_process_of_this_machine_holds(tmp_path, monkeypatch, alive):
+    def unsupported(file, kind):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(module.fcntl, "flock", unsupported)
+    lease(tmp_path, machine=module._machine(), pid=os.getppid() if alive else 2**22 + 1)
+    if alive:
+        assert f"process {os.getppid()}" in holder_of(tmp_path)
+        with pytest.raises(Held, match=f"process {os.getppid()}"), Lock(tmp_path):
+            pass
+    else:
+        assert holder_of(tmp_path) is None
+        with Lock(tmp_path) as lock:
+            assert not lock.lost
 
 
 def test_a_lock_that_was_taken_away_is_known_and_not_removed(tmp_path):
