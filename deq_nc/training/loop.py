@@ -172,12 +172,10 @@ def _restore(run: _Run, fresh: TrainState) -> TrainState:
             wrong = written.damage or "lines are missing or changed"
             display.say(f"history.jsonl is damaged ({wrong}): written again from the checkpoint of step {begun}")
         run.history = found.history
-    elif lost := [
-        epoch for epoch in run.due if epoch * steps <= begun and not any(line["epoch"] == epoch for line in run.history)
-    ]:
+    elif lost := {epoch for epoch in run.due if epoch * steps <= begun} - {line["epoch"] for line in run.history}:
         raise RunError(
-            f"{folder.history_path}: {written.damage or 'it is cut'}; epoch {lost[0]} is missing. The checkpoint of step "
-            f"{begun} is from before 0.2 and holds no copy. Nothing was changed; mend the file, or start over with "
+            f"{folder.history_path}: {written.damage or 'it is cut'}; epoch {min(lost)} is missing. The checkpoint of "
+            f"step {begun} is from before 0.2 and holds no copy. Nothing was changed; mend the file, or start over by "
             "--fresh, which renames the folder."
         )
     if is_leader():
