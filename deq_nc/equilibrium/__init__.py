@@ -11,6 +11,7 @@ from deq_nc.equilibrium.jacobian import amplification, gradient_fidelity, jacobi
 from deq_nc.equilibrium.layer import equilibrium
 from deq_nc.equilibrium.spectrum import Radius, measured_radius, spectral_radius
 from deq_nc.equilibrium.state import AdjointStats, SolveStats, adjoint_probe
+from deq_nc.equilibrium.tangent import equilibrium_jvp
 from deq_nc.equilibrium.trajectory import trajectory
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "amplification",
     "check_rows_independent",
     "equilibrium",
+    "equilibrium_jvp",
     "gradient_fidelity",
     "jacobian_norm",
     "jacobian_penalty",

@@ -2,6 +2,7 @@
 
 Letters: J = df/dz at z*, g the cotangent of z*, u the adjoint state. Every solver reports ||u - g - J^T u|| / ||g|| at
 the u it returns; rows that a cheap solver leaves above the tolerance are handed to restarted GMRES, and counted.
+The system is linear, so each row is solved with its g divided by a power of two, whatever the scale of the loss is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from deq_nc.equilibrium import krylov
 from deq_nc.equilibrium.anderson import anderson
 from deq_nc.equilibrium.errors import CellError
 from deq_nc.equilibrium.iterate import Solved, iterate, picard
-from deq_nc.equilibrium.state import AdjointStats, row_norm
+from deq_nc.equilibrium.state import AdjointStats, inverse, magnitude, ratio, row_norm, square_norm, unit
 
 Operator = Callable[[Array], Array]
 
@@ -32,24 +33,42 @@ def solve_adjoint(
 ) -> tuple[Array, AdjointStats]:
     """u [B, n] of A(u) = u - J^T u = g, and its `AdjointStats`; a row of g with NaN gets u = 0, flagged.
 
+    So does one whose u exceeds the type; the part of u that falls below it is counted as residual.
     `narrow(index)` is A on the rows index alone; anderson and neumann then leave the rows that have stopped.
     """
+    given, g = g, g * inverse(unit(g))[:, None]
     if config.adjoint in ("anderson", "neumann"):
         rule = anderson(config.history, config.ridge, 1.0) if config.adjoint == "anderson" else picard(1.0)
         # u = g is the first step for free. A residual costs the product of the next step: n updates, n + 1 products.
         step = lambda A, g: lambda u: g + (u - A(u))  # noqa: E731
         some = None if narrow is None else lambda index: step(narrow(index), g[index])
-        solved = iterate(step(A, g), g, rule, tol, max_steps - 1, scale=row_norm(g), narrow=some)
+        solved = iterate(step(A, g), g, rule, tol, max_steps - 1, scale=square_norm(g), narrow=some)
         solved = solved._replace(steps=solved.steps + 1)
     else:
         inner = {"gmres": krylov.gmres, "bicgstab": krylov.bicgstab, "normal_cg": krylov.normal_cg}[config.adjoint]
         solved = krylov.refine(A, g, g, inner, tol, max_steps)
-    missed = solved.finite & ~solved.converged
+    # Not `solved.finite`: where J^T u grew beyond the type the cheap solver failed, and GMRES may not.
+    missed = jnp.all(jnp.isfinite(g), axis=1) & ~solved.converged
     if config.escalate and config.adjoint != "gmres":
         solved = lax.cond(jnp.any(missed), lambda s: _escalate(A, g, s, missed, tol, max_steps), lambda s: s, solved)
     else:
         missed = jnp.zeros_like(missed)
-    return solved.z, _stats(solved.residual, solved.steps, solved.converged, missed)
+    u, residual = _at_scale(solved.z, solved.residual, given)
+    return u, _stats(residual, solved.steps, residual <= tol, missed)
+
+
+def _at_scale(u: Array, residual: Array, g: Array) -> tuple[Array, Array]:
+    """u of g / unit(g) brought to the scale of g, and the larger of its residual and what that loses of ||u||."""
+    size = unit(g)[:, None]
+    back = u * size
+    lost = ratio(row_norm(back * inverse(size) - u), row_norm(u))
+    # Where subnormal numbers count as 0, a g made of them is 0 and so is its u: all is lost. The mantissa is asked,
+    # because LLVM turns `magnitude(g) > 0` into a comparison of floats.
+    subnormal = jnp.any(magnitude(g) % 2 ** jnp.finfo(g.dtype).nmant > 0, axis=1)
+    vanished = subnormal & jnp.all(g * inverse(size) == 0, axis=1)
+    fits = jnp.all(jnp.isfinite(back), axis=1)
+    residual = jnp.where(fits, jnp.maximum(residual, jnp.where(vanished, 1, lost)), jnp.inf)
+    return jnp.where(fits[:, None], back, 0), residual
 
 
 def _escalate(A: Operator, g: Array, solved: Solved, missed: Array, tol: Array, max_steps: Array) -> Solved:
@@ -72,11 +91,12 @@ def neumann(jt: Operator, g: Array, terms: int, damping: float, tol: Array | flo
 
     Its residual costs one more product, which is removed from the program unless the probe's gradient is asked for.
     """
+    given, g = g, g * inverse(unit(g))[:, None]
     u = damping * g
     if terms > 1:
         u = lax.fori_loop(1, terms, lambda _, u: damping * g + (1 - damping) * u + damping * jt(u), u)
-    scale = row_norm(g)
-    residual = jnp.where(scale > 0, krylov.divide(row_norm(g + jt(u) - u), scale), 0)
+    residual = ratio(row_norm(g + jt(u) - u), square_norm(g))
+    u, residual = _at_scale(u, residual, given)
     return u, _stats(residual, jnp.full_like(residual, terms), residual <= tol, jnp.zeros_like(residual))
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from deq_nc.equilibrium.iterate import Rule, picard
+from deq_nc.equilibrium.state import blank, inverse
 
 EXACT = lax.Precision.HIGHEST  # a TPU's default bfloat16 products make no Gram matrix
 
@@ -27,6 +28,7 @@ class _Memory(NamedTuple):
     dg: Array  # [B, m, n]
     r: Array  # [B, n] of the iterate before
     g: Array
+    size: Array  # [B] of the iterate before
     gram: Array  # [B, m, m] of dr, one row and column renewed per step
     valid: Array  # [B, m]
 
@@ -39,15 +41,16 @@ def anderson(history: int, ridge: float, damping: float) -> Rule:
     m = history
 
     def start(z: Array) -> _Memory:
-        batch, n = z.shape
-        zeros = jnp.zeros((batch, m, n), z.dtype)
-        return _Memory(zeros, zeros, z, z, jnp.zeros((batch, m, m), z.dtype), jnp.zeros((batch, m), bool))
+        zeros = blank(z, m, z.shape[1])
+        return _Memory(zeros, zeros, z, z, blank(z, value=1), blank(z, m, m), blank(z, m, dtype=bool))
 
-    def update(c: _Memory, k: Array, z: Array, g: Array, r: Array, jumped: Array) -> tuple[Array, _Memory]:
+    def update(c: _Memory, k: Array, z: Array, g: Array, r: Array, size: Array, jumped: Array) -> tuple[Array, _Memory]:
         slot = jnp.arange(m) == (k - 1) % m  # the difference of update k-1; none yet at k = 0
-        new = r - c.r
+        # A column's own scale drops out of gamma_j dg_j; r enters linearly and needs none.
+        shrink = inverse(jnp.maximum(size, c.size))[:, None]
+        new = (r - c.r) * shrink
         dr = lax.dynamic_update_index_in_dim(c.dr, new, (k - 1) % m, 1)
-        dg = lax.dynamic_update_index_in_dim(c.dg, g - c.g, (k - 1) % m, 1)
+        dg = lax.dynamic_update_index_in_dim(c.dg, (g - c.g) * shrink, (k - 1) % m, 1)
         # Stacking the two right-hand sides costs more than reading dr twice (m = 6, n = B = 256: 96 against 2 x 27 us).
         row, rhs = (jnp.einsum("bmn,bn->bm", dr, v, precision=EXACT) for v in (new, r))
         gram = jnp.where(slot[None, :, None], row[:, None, :], jnp.where(slot[None, None, :], row[:, :, None], c.gram))
@@ -56,7 +59,7 @@ def anderson(history: int, ridge: float, damping: float) -> Rule:
         z_next = g - jnp.einsum("bm,bmn->bn", gamma, dg, precision=EXACT)
         if damping != 1:
             z_next = z_next - (1 - damping) * (r - jnp.einsum("bm,bmn->bn", gamma, dr, precision=EXACT))
-        return z_next, _Memory(dr, dg, r, g, gram, valid)
+        return z_next, _Memory(dr, dg, r, g, size, gram, valid)
 
     return Rule(start, update)
 

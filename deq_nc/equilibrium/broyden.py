@@ -14,6 +14,7 @@ from jax import Array, lax
 
 from deq_nc.equilibrium.anderson import EXACT
 from deq_nc.equilibrium.iterate import Rule
+from deq_nc.equilibrium.state import blank, inverse
 
 
 class _Memory(NamedTuple):
@@ -21,6 +22,7 @@ class _Memory(NamedTuple):
     v: Array  # [B, m, n]
     z: Array  # [B, n] of the iterate before
     r: Array
+    size: Array  # [B] of the iterate before
     valid: Array  # [B, m]
 
 
@@ -29,14 +31,15 @@ def broyden(history: int, damping: float) -> Rule:
     m = history
 
     def start(z: Array) -> _Memory:
-        zeros = jnp.zeros((z.shape[0], m, z.shape[1]), z.dtype)
-        return _Memory(zeros, zeros, z, z, jnp.zeros((z.shape[0], m), bool))
+        zeros = blank(z, m, z.shape[1])
+        return _Memory(zeros, zeros, z, z, blank(z, value=1), blank(z, m, dtype=bool))
 
-    def update(c: _Memory, k: Array, z: Array, g: Array, r: Array, jumped: Array) -> tuple[Array, _Memory]:
+    def update(c: _Memory, k: Array, z: Array, g: Array, r: Array, size: Array, jumped: Array) -> tuple[Array, _Memory]:
         slot = (k - 1) % m
         newest = jnp.arange(m)[None] == slot
         kept = jnp.where(c.valid & ~newest & ~jumped[:, None], 1, 0).astype(z.dtype)
-        s, y = z - c.z, r - c.r
+        shrink = inverse(jnp.maximum(size, c.size))[:, None]  # u v^T does not change when s and y are scaled together
+        s, y = (z - c.z) * shrink, (r - c.r) * shrink
 
         right = jnp.einsum("bmn,bcn->bcm", c.v, jnp.stack([y, r], 1), precision=EXACT) * kept[:, None]
         h_y, h_r = jnp.moveaxis(jnp.einsum("bcm,bmn->bcn", right, c.u, precision=EXACT), 1, 0)
@@ -46,8 +49,8 @@ def broyden(history: int, damping: float) -> Rule:
 
         vy = jnp.sum(v * y, 1)
         # v . y near 0 means that the pair carries no information (s = 0 on a stopped row, y = 0 at a solution).
-        size = jnp.sum(v * v, 1) * jnp.sum(y * y, 1)
-        good = (vy * vy > (10 * float(jnp.finfo(z.dtype).eps)) ** 2 * size) & (k > 0) & ~jumped
+        squares = jnp.sum(v * v, 1) * jnp.sum(y * y, 1)
+        good = (vy * vy > (10 * float(jnp.finfo(z.dtype).eps)) ** 2 * squares) & (k > 0) & ~jumped
         u = jnp.where(good[:, None], (s - h_y) / jnp.where(good, vy, 1)[:, None], 0)
         v = jnp.where(good[:, None], v, 0)
 
@@ -57,6 +60,7 @@ def broyden(history: int, damping: float) -> Rule:
             v=lax.dynamic_update_index_in_dim(c.v, v, slot, 1),
             z=z,
             r=r,
+            size=size,
             valid=(kept > 0) | (newest & good[:, None]),
         )
 

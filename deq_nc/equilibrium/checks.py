@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,41 @@ def check_fewer_rows(f: Callable, z0: PyTree, x: PyTree, theta: PyTree, rows: in
         )
 
 
+def own_leaves(f: Callable, z: PyTree, x: PyTree, theta: PyTree) -> list[bool]:
+    """Leaf by leaf of x: does it hold a row for each example, or is it shared by all and merely of that length?
+
+    Told by shapes alone: f is asked for several times as many examples, with some of the leaves left as they are. What
+    may be left so is shared; an example's own leaf no longer fits. An f that takes one batch size only tells nothing:
+    then whatever has B rows counts as the examples' own.
+    """
+    batch = jax.tree.leaves(z)[0].shape[0]
+    leaves, tree = jax.tree.flatten(x)
+    own = [jnp.ndim(v) > 0 and jnp.shape(v)[0] == batch for v in leaves]
+    if not isinstance(batch, int) or batch == 1:  # a symbolic batch is the examples' by its name; one row fits any
+        return own
+    sizes = {size for v in jax.tree.leaves((z, x, theta)) for size in jnp.shape(v)}
+    more = next(k * batch for k in range(2, len(sizes) + 3) if k * batch not in sizes)
+
+    def grown(v: Any, grow: bool) -> jax.ShapeDtypeStruct:
+        shape = jnp.shape(v)
+        return jax.ShapeDtypeStruct((more, *shape[1:]) if grow else shape, jnp.result_type(v))
+
+    def fits(kept: tuple[int, ...]) -> bool:
+        some = [grown(v, mine and i not in kept) for i, (v, mine) in enumerate(zip(leaves, own))]
+        try:
+            came = jax.eval_shape(f, jax.tree.map(lambda v: grown(v, True), z), tree.unflatten(some), theta)
+        except Exception:  # whatever f raises at shapes that do not fit
+            return False
+        return all(v.shape[:1] == (more,) for v in jax.tree.leaves(came))
+
+    mine = [i for i, v in enumerate(own) if v]
+    subsets = (kept for size in range(len(mine) + 1) for kept in itertools.combinations(mine, size))
+    must = next((kept for kept in itertools.islice(subsets, 64) if fits(kept)), None)
+    if must is not None:
+        own = [v and i not in must and not fits((*must, i)) for i, v in enumerate(own)]
+    return own
+
+
 def require_converged(stats: SolveStats, worst: int = 5) -> None:
     """NotConvergedError naming the `worst` examples unless every example converged; only outside jit."""
     if isinstance(stats.residual, jax.core.Tracer):
@@ -108,17 +144,18 @@ def check_rows_independent(f: Callable, z0: PyTree, x: PyTree, theta: PyTree, to
     bad = [b for b in range(batch) if any(not np.isfinite(leaf[b]).all() for leaf in out)]
     if bad:
         raise CellError(f"f(z0, x, theta) is NaN or Inf on examples {bad[:10]}. Look at their x and at theta.")
+    own = jax.tree.unflatten(jax.tree.structure(x), own_leaves(f, z0, x, theta))
     rng = np.random.default_rng(0)
     for parity in range(min(batch, 2)):
         moved = np.arange(batch) % 2 == parity
 
-        def shift(leaf: Any) -> Any:
-            if jnp.ndim(leaf) == 0 or leaf.shape[0] != batch or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        def shift(leaf: Any, mine: bool = True) -> Any:
+            if not mine or not jnp.issubdtype(leaf.dtype, jnp.floating):
                 return leaf
             noise = jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype)
             return jnp.where(moved.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf + noise, leaf)  # noqa: B023
 
-        other = jax.tree.leaves(f(jax.tree.map(shift, z0), jax.tree.map(shift, x), theta))
+        other = jax.tree.leaves(f(jax.tree.map(shift, z0), jax.tree.map(shift, x, own), theta))
         for before, after in zip(out, other):
             change = np.abs(np.asarray(after, np.float64) - before)[~moved]
             if change.size and change.max() > tol * (1e-30 + np.abs(before).max()):

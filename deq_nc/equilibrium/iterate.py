@@ -15,17 +15,19 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from deq_nc.equilibrium.state import row_norm
+from deq_nc.equilibrium.errors import CellError
+from deq_nc.equilibrium.state import blank, inverse, ratio, square_norm, unit
 
 
 class Rule(NamedTuple):
-    """An update: `start(z) -> memory`, `update(memory, k, z, g, r, jumped) -> (z_next, memory)`; rows independent.
+    """An update: `start(z) -> memory`, `update(memory, k, z, g, r, size, jumped) -> (z_next, memory)`; by rows.
 
+    `size` [B] is a power of two at which the numbers of z and g live: what is squared is divided by it before.
     `jumped` [B] marks rows whose residual has grown so much that what the memory knows of them should be forgotten.
     """
 
     start: Callable[[Array], Any]
-    update: Callable[[Any, Array, Array, Array, Array, Array], tuple[Array, Any]]
+    update: Callable[[Any, Array, Array, Array, Array, Array, Array], tuple[Array, Any]]
 
 
 class Solved(NamedTuple):
@@ -40,6 +42,7 @@ class Solved(NamedTuple):
 class _Carry(NamedTuple):
     k: Array
     z: Array
+    size: Array
     memory: Any
     best: Array
     residual: Array
@@ -54,14 +57,46 @@ SHRINK, LEAST = 4, 8  # a narrower batch is a quarter, of no fewer rows than 8: 
 
 
 def narrower(batch: int) -> int:
-    """Rows of the next narrower batch, 0 if there is none."""
+    """Rows of the next narrower batch, 0 if there is none; CellError where the batch is a symbol."""
+    if not isinstance(batch, int):
+        raise CellError(f"compact=True: expected a known batch size, got {batch}. Leave compact off in exports.")
     return batch // SHRINK if batch // SHRINK >= LEAST else 0
 
 
-def relative(r: Array, scale: Array) -> Array:
-    """||r_b|| / scale_b -> [B], 0 where both vanish."""
-    norm = row_norm(r)
-    return jnp.where(norm == 0, norm, norm / scale)
+def measured(z: Array, g: Array, size: Array) -> tuple[Array, Array, Array, Array]:
+    """(residual ||g - z|| / ||g||, size of the next step, known, ok), each [B], from squares of z / size and g / size.
+
+    Where those leave the type's range, or r could vanish beside them, nothing is known and the next step looks again at
+    another scale. ok is false where z or g is not finite. The difference is taken after the division: near the bottom
+    of the range it would vanish.
+    """
+    z, g, size = lax.stop_gradient((z, g, size))
+    info = jnp.finfo(z.dtype)
+    least, most = 2.0**info.minexp, 2.0 ** (info.maxexp - 2)
+    far, low = 2.0 ** (info.maxexp // 2 - 4), 2.0 ** -(info.maxexp // 4)
+    shrink = inverse(size)[:, None]
+    g = g * shrink
+    norm, norm_g = square_norm(g - z * shrink), square_norm(g)
+    top = jnp.maximum(norm, norm_g)
+    known = ((top > low) | (size == least)) & (top < jnp.inf)
+    ok = (top < jnp.inf) | ((top == jnp.inf) & (size < most))
+    drifted = (top * top < low) | (top > far**0.25)
+    factor = jnp.where(top == 0, 1 / far, jnp.where(top < jnp.inf, unit(top[:, None]), far))
+    size_next = jnp.where(drifted, jnp.clip(size * factor, least, most), size)
+    return jnp.where(known, ratio(norm, norm_g), jnp.inf), size_next, known, ok
+
+
+def relative(z: Array, g: Array) -> tuple[Array, Array, Array]:
+    """||g_b - z_b|| / ||g_b||, the power of two at their largest entry, and whether all of them are finite, each [B].
+
+    Subtracted after the division: near the bottom of the type's range the difference itself would vanish.
+    """
+    z, g = lax.stop_gradient((z, g))
+    size_g = unit(g)
+    size = jnp.maximum(size_g, unit(z))
+    shrink = inverse(size)[:, None]
+    r, g = square_norm(g * shrink - z * shrink), square_norm(g * inverse(size_g)[:, None])
+    return ratio(r, g) * (size * inverse(size_g)), size, jnp.isfinite(r) & jnp.isfinite(g)
 
 
 def iterate(
@@ -80,29 +115,36 @@ def iterate(
 ) -> Solved:
     """Solve z = F(z) row by row, z0 [B, n].
 
-    residual = ||F(z) - z|| / scale, scale [B] or, if None, ||F(z)||. `max_steps` updates at most, hence one evaluation
-    more. `active` [B] marks the rows to work on. `trace` > 0 keeps that many residuals per row. `unroll` (static) makes
-    the loop a scan of that many updates through which reverse-mode differentiation passes. `narrow(index)` is F of the
-    rows index [S] alone; with it rows that have stopped are no longer evaluated once the others fit a quarter batch.
+    residual = ||F(z) - z|| / scale, scale [B] or, if None, ||F(z)||; who gives a scale has brought the rows near 1.
+    `max_steps` updates at most, hence one evaluation more. `active` [B] marks the rows to work on. `trace` > 0 keeps
+    that many residuals per row. `unroll` (static) makes the loop a scan of that many updates through which reverse-mode
+    differentiation passes. `narrow(index)` is F of the rows index [S] alone; with it rows that have stopped are no
+    longer evaluated once the others fit a quarter batch.
     """
     batch = z0.shape[0]
-    alive = jnp.ones((batch,), bool) if active is None else active
     sane = jnp.all(jnp.isfinite(z0), axis=1)
     z0 = jnp.where(sane[:, None], z0, 0)
 
     def body(c: _Carry, F: Callable[[Array], Array] = F, scale: Array | None = scale) -> _Carry:
         g = F(c.z)
         r = g - c.z
-        fixed_r, fixed_g = lax.stop_gradient((r, g))
-        residual = relative(fixed_r, row_norm(fixed_g) if scale is None else scale)
-        ok = jnp.isfinite(residual)
-        better = c.active & ok & (residual < c.residual)
-        go = c.active & ok & (residual > tol) & (c.k < max_steps)
+        size = c.size
+        if scale is None:
+            # A pass for the largest entries costs as much as the norms; what a row's norm was tells the next scale.
+            size = lax.cond(c.k == 0, lambda: jnp.maximum(unit(c.z), unit(g)), lambda: size)
+            residual, size_next, known, ok = measured(c.z, g, size)
+        else:
+            residual = ratio(square_norm(r), scale)
+            size_next, known = size, jnp.isfinite(residual)
+            ok = known
+        better = c.active & known & (residual < c.residual)
+        go = c.active & ok & ~(known & (residual <= tol)) & (c.k < max_steps)
         jumped = residual > JUMP * c.residual
-        z, memory = rule.update(c.memory, c.k, c.z, g, r, jumped)
+        z, memory = rule.update(c.memory, c.k, c.z, g, r, size, jumped)
         return _Carry(
             k=c.k + 1,
             z=jnp.where(go[:, None], round(z), c.z),
+            size=size_next,
             memory=memory,
             best=jnp.where(better[:, None], c.z, c.best),
             residual=jnp.where(better, residual, c.residual),
@@ -126,13 +168,14 @@ def iterate(
     start = _Carry(
         k=jnp.zeros((), jnp.int32),
         z=z0,
+        size=blank(z0, value=1),
         memory=rule.start(z0),
         best=z0,
-        residual=jnp.full((batch,), jnp.inf, z0.dtype),
-        steps=jnp.zeros((batch,), jnp.int32),
-        active=alive & sane,
+        residual=blank(z0, value=jnp.inf),
+        steps=blank(z0, dtype=jnp.int32),
+        active=sane if active is None else active & sane,
         finite=sane,
-        trace=jnp.full((batch, trace), jnp.nan, z0.dtype) if trace else None,
+        trace=blank(z0, trace, value=jnp.nan) if trace else None,
     )
     if unroll is None:
         c = run(start, jnp.arange(batch), F, scale)
@@ -149,4 +192,4 @@ def _record(trace: Array, k: Array, value: Array) -> Array:
 
 def picard(damping: float) -> Rule:
     """z_next = z + beta r, beta = damping."""
-    return Rule(lambda z: (), lambda memory, k, z, g, r, jumped: (g if damping == 1 else z + damping * r, memory))
+    return Rule(lambda z: (), lambda memory, k, z, g, r, size, jumped: (g if damping == 1 else z + damping * r, memory))

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from deq_nc.equilibrium.anderson import EXACT
-from deq_nc.equilibrium.iterate import Solved, relative
-from deq_nc.equilibrium.state import row_norm
+from deq_nc.equilibrium.iterate import Solved
+from deq_nc.equilibrium.state import blank, inverse, ratio, row_norm, unit
 
 Operator = Callable[[Array], Array]
 Inner = Callable[[Operator, Array, Array, Array], tuple[Array, Array]]  # (A, r, goal [B], budget [B]) -> (du, products)
@@ -42,7 +42,14 @@ def refine(
     max_products: Array | int,
     active: Array | None = None,
 ) -> Solved:
-    """u of A u = b from u0 until ||b - A u|| <= tol ||b|| in each row; `steps` counts products with A per row."""
+    """u of A u = b from u0 until ||b - A u|| <= tol ||b|| in each row; `steps` counts products with A per row.
+
+    A is linear: it is solved at the scale where b is near 1, and the inner method at that where r is.
+    """
+    sane = jnp.all(jnp.isfinite(b) & jnp.isfinite(u0), axis=1)
+    size = unit(b)[:, None]
+    shrink = inverse(size)
+    u0, b = jnp.where(sane[:, None], u0 * shrink, 0), jnp.where(sane[:, None], b * shrink, 0)
     scale = row_norm(b)
 
     class Carry(NamedTuple):
@@ -55,16 +62,18 @@ def refine(
 
     def body(c: Carry) -> Carry:
         r = b - A(c.u)
-        residual = relative(r, scale)
+        residual = ratio(row_norm(r), scale)
         ok = jnp.isfinite(residual)
         better = c.active & ok & (residual < c.residual)
         products = c.products + jnp.where(c.active, 1, 0)
         # Two products are the least with which any inner method moves.
         go = c.active & ok & (residual > tol) & (products + 2 <= max_products)
         budget = jnp.where(go, max_products - products, 0)
-        du, spent = inner(A, jnp.where(go[:, None], r, 0), tol * scale, budget)
+        small = unit(r)
+        grow = inverse(small)
+        du, spent = inner(A, jnp.where(go[:, None], r * grow[:, None], 0), tol * scale * grow, budget)
         return Carry(
-            u=jnp.where(go[:, None], c.u + du, c.u),
+            u=jnp.where(go[:, None], c.u + small[:, None] * du, c.u),
             best=jnp.where(better[:, None], c.u, c.best),
             residual=jnp.where(better, residual, c.residual),
             products=products + jnp.where(go, spent, 0),
@@ -72,19 +81,16 @@ def refine(
             finite=c.finite & (ok | ~c.active),
         )
 
-    rows = jnp.ones(scale.shape, bool)
-    sane = jnp.all(jnp.isfinite(b) & jnp.isfinite(u0), axis=1)
-    u0, b = jnp.where(sane[:, None], u0, 0), jnp.where(sane[:, None], b, 0)
     start = Carry(
         u=u0,
         best=u0,
-        residual=jnp.full(scale.shape, jnp.inf, b.dtype),
-        products=jnp.zeros(scale.shape, jnp.int32),
-        active=sane & (rows if active is None else active),
+        residual=jnp.full_like(scale, jnp.inf),
+        products=jnp.zeros_like(scale, jnp.int32),
+        active=sane if active is None else sane & active,
         finite=sane,
     )
     c = lax.while_loop(lambda c: jnp.any(c.active), body, start)
-    return Solved(c.best, c.residual, c.products, c.residual <= tol, c.finite, None)
+    return Solved(c.best * size, c.residual, c.products, c.residual <= tol, c.finite, None)
 
 
 def bicgstab(A: Operator, r0: Array, goal: Array, budget: Array) -> tuple[Array, Array]:
@@ -117,8 +123,7 @@ def bicgstab(A: Operator, r0: Array, goal: Array, budget: Array) -> tuple[Array,
             go,
         )
 
-    zero = jnp.zeros(budget.shape, jnp.int32)
-    start = (jnp.zeros_like(r0), r0, r0, dot(r0, r0), zero, (budget >= 2) & (row_norm(r0) > 0))
+    start = (jnp.zeros_like(r0), r0, r0, dot(r0, r0), jnp.zeros_like(budget), (budget >= 2) & (row_norm(r0) > 0))
     out = lax.while_loop(lambda c: jnp.any(c[-1]), body, start)
     return out[0], out[4]
 
@@ -152,14 +157,14 @@ def normal_cg(A: Operator, r0: Array, goal: Array, budget: Array) -> tuple[Array
         )
 
     s = At(r0)
-    start = (jnp.zeros_like(r0), r0, s, dot(s, s), jnp.ones(budget.shape, jnp.int32), (budget >= 3) & (dot(s, s) > 0))
+    start = (jnp.zeros_like(r0), r0, s, dot(s, s), jnp.ones_like(budget), (budget >= 3) & (dot(s, s) > 0))
     out = lax.while_loop(lambda c: jnp.any(c[-1]), body, start)
     return out[0], out[4]
 
 
 def gmres(A: Operator, r0: Array, goal: Array, budget: Array) -> tuple[Array, Array]:
     """One cycle of at most RESTART products, smallest residual over the Krylov space. Source: Saad and Schultz 1986."""
-    batch, n = r0.shape
+    n = r0.shape[1]
     m = min(RESTART, n)
     size = row_norm(r0)
 
@@ -199,10 +204,10 @@ def gmres(A: Operator, r0: Array, goal: Array, budget: Array) -> tuple[Array, Ar
     eye = jnp.eye(m + 1, dtype=r0.dtype)
     start = Carry(
         j=jnp.zeros((), jnp.int32),
-        q=jnp.zeros((batch, m + 1, n), r0.dtype).at[:, 0].set(r0 / jnp.where(size > 0, size, 1)[:, None]),
-        triangle=jnp.broadcast_to(eye[:m, :m], (batch, m, m)),
-        turn=jnp.broadcast_to(eye, (batch, m + 1, m + 1)),
-        products=jnp.zeros((batch,), jnp.int32),
+        q=jnp.concatenate([(r0 / jnp.where(size > 0, size, 1)[:, None])[:, None], blank(r0, m, n)], axis=1),
+        triangle=blank(r0, m, m) + eye[None, :m, :m],
+        turn=blank(r0, m + 1, m + 1) + eye[None],
+        products=jnp.zeros_like(budget),
         active=(budget >= 1) & (size > 0),
     )
     c = lax.while_loop(lambda c: (c.j < m) & jnp.any(c.active), body, start)
@@ -236,7 +241,7 @@ def orthogonalise(q: Array, w: Array, j: Array) -> tuple[Array, Array]:
     A remainder at rounding level becomes exactly zero, so an invariant subspace ends in zeros and not in noise.
     """
     size = row_norm(w)
-    column = jnp.zeros(q.shape[:2], q.dtype)
+    column = jnp.zeros_like(q[:, :, 0])
     for _ in range(2):
         c = jnp.einsum("bkn,bn->bk", q, w, precision=EXACT)
         w = w - jnp.einsum("bk,bkn->bn", c, q, precision=EXACT)

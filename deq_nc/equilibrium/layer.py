@@ -19,7 +19,9 @@ from deq_nc.equilibrium.adjoint import first_order, neumann, solve_adjoint
 from deq_nc.equilibrium.anderson import anderson
 from deq_nc.equilibrium.broyden import broyden
 from deq_nc.equilibrium.iterate import Rule, iterate, narrower, picard
-from deq_nc.equilibrium.state import AdjointStats, Rows, SolveStats, adjoint_probe, keep_rows, rows_of
+from deq_nc.equilibrium.placement import across_devices, any_mesh
+from deq_nc.equilibrium.reverse import reverse_only
+from deq_nc.equilibrium.state import AdjointStats, Rows, SolveStats, adjoint_probe, keep_rows, rows_of, spare
 
 PyTree = Any
 Cell = Callable[[PyTree, PyTree, PyTree], PyTree]
@@ -58,7 +60,8 @@ def equilibrium(
     strict: outside jit, raise NotConvergedError with the worst examples instead of flagging them.
     debug: outside jit, check first that f does not mix examples (two more evaluations).
     An example on which f is NaN or Inf keeps its best finite iterate, is flagged, and contributes a zero gradient.
-    Raises CellError when f changes shape or dtype or captures traced values.
+    Raises CellError when f changes shape or dtype or captures traced values, and under forward-mode differentiation
+    (`equilibrium_jvp` is for that), except with gradient="unrolled".
     """
     rows = rows_of(z0)
     checks.check_cell(f, z0, x, theta)
@@ -67,6 +70,7 @@ def equilibrium(
     compact = compact and config.gradient != "unrolled" and narrower(rows.batch) > 0
     if compact:
         checks.check_fewer_rows(f, z0, x, theta, narrower(rows.batch))
+    own = probe is None
     probe = adjoint_probe(rows.batch) if probe is None else probe
     budget = (
         jnp.asarray(config.tol if tol is None else tol, rows.dtype),
@@ -74,8 +78,12 @@ def equilibrium(
         jnp.asarray(config.adjoint_tol if adjoint_tol is None else adjoint_tol, rows.dtype),
         jnp.asarray(config.adjoint_max_steps if adjoint_max_steps is None else adjoint_max_steps, jnp.int32),
     )
+    z0, x, theta, budget, probe = across_devices(z0, x, theta, budget, probe, own)
     solve = _unrolled if config.gradient == "unrolled" else _implicit
-    z, stats = solve(f, rows, config, trace, compact, rows.flatten(z0), x, theta, budget, probe)
+    z, stats = any_mesh(
+        lambda *arguments: solve(f, rows, config, trace, compact, *arguments),
+        (rows.flatten(z0), x, theta, budget, probe),
+    )
     stats = jax.tree.map(lax.stop_gradient, stats)
     if strict:
         checks.require_converged(stats)
@@ -122,8 +130,28 @@ def _unrolled(f, rows: Rows, config, trace, compact, z0, x, theta, budget, probe
     square of it (measured: 1e55 after 200 steps in float64).
     """
     floor = 0.0 if config.solver == "fixed_point" else 100 * float(jnp.finfo(rows.dtype).eps)
-    budget = (jnp.maximum(budget[0], floor), *budget[1:])
-    return _solve(f, rows, config, trace, False, z0, x, theta, budget, unroll=config.max_steps)
+    budget = (jnp.maximum(budget[0], floor), jnp.minimum(budget[1], config.max_steps), *budget[2:])
+    # First without a tape: rows that will meet NaN are known before one of their zeros is multiplied by it.
+    fixed = lax.stop_gradient((z0, x, theta))
+    best, found = lax.stop_gradient(_solve(f, rows, config, trace, False, *fixed, budget))
+    own, join = own_rows(f, rows.unflatten(z0), x, theta)
+    (z0, own), some = spare(found.finite, (z0, own))
+    x, theta = jax.tree.map(lambda v: jnp.where(some, v, lax.stop_gradient(v)), (join(own), theta))
+    z, stats = _solve(f, rows, config, trace, False, z0, x, theta, budget, unroll=config.max_steps)
+    return keep_rows(found.finite, (z, stats), (best, found))
+
+
+def own_rows(f: Cell, z: PyTree, x: PyTree, theta: PyTree, compact: bool = False) -> tuple[list, Callable]:
+    """(the leaves of x that are the examples' own, those leaves -> x)."""
+    leaves, tree = jax.tree.flatten(x)
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    own = [True] * len(leaves) if compact else checks.own_leaves(f, z, x, theta)
+
+    def join(part: list) -> PyTree:
+        part = iter(part)
+        return tree.unflatten([next(part) if mine else leaf for mine, leaf in zip(own, leaves)])
+
+    return [leaf for mine, leaf in zip(own, leaves) if mine], join
 
 
 def _implicit(f, rows: Rows, config, trace, compact, z0, x, theta, budget, probe) -> tuple[Array, SolveStats]:
@@ -138,26 +166,25 @@ def _implicit(f, rows: Rows, config, trace, compact, z0, x, theta, budget, probe
 
     def forward(z0, x, theta, budget, probe):
         # Through `solve` itself, so that a second derivative meets the implicit rule again and not the loop.
-        z, stats = solve(z0, x, theta, budget, probe)
+        z, stats = solve(*reverse_only((z0, x, theta, budget, probe)))
         return (z, stats), (z, stats.finite, x, theta, budget)
 
     def backward(saved, cotangent):
         z, finite, x, theta, budget = saved
         evidence: list[AdjointStats] = []
 
-        # A row that met NaN is replaced by zeros: its own 0 * NaN would poison the sum over rows that theta receives.
-        def blank(v):
-            return keep_rows(finite, v, jnp.zeros_like(v)) if _has_rows(v, rows.batch) else v
-
-        z, g = blank(z), blank(cotangent[0])
-        x = jax.tree.map(blank, x)
+        # A row that met NaN has no cotangent, but its 0 * NaN would poison the sum over rows that theta receives.
+        g = keep_rows(finite, cotangent[0], jnp.zeros_like(cotangent[0]))
+        own, join = own_rows(f, rows.unflatten(z), x, theta, compact)
+        (z, own), some = spare(finite, (z, own))
+        x = join(own)
 
         def linear_solve(matvec: Callable[[Array], Array], b: Array) -> Array:
             # jaxopt hands over J^T - I and -g; the sign is turned so that the operator is u - J^T u.
             if config.gradient == "implicit":
                 u, stats = lax.custom_linear_solve(
                     lambda u: -matvec(u),
-                    -b,
+                    g,  # not -b: a subnormal number would not survive the sign
                     lambda A, g: solve_implicit(A, g, narrow if compact else None),
                     solve_implicit,
                     has_aux=True,
@@ -166,7 +193,7 @@ def _implicit(f, rows: Rows, config, trace, compact, z0, x, theta, budget, probe
                 terms, damping = (
                     (1, 1.0) if config.gradient == "jfb" else (config.phantom_steps, config.phantom_damping)
                 )
-                u, stats = neumann(lambda u: matvec(u) + u, -b, terms, damping, budget[2])
+                u, stats = neumann(lambda u: matvec(u) + u, g, terms, damping, budget[2])
             evidence.append(stats)
             return u
 
@@ -179,13 +206,15 @@ def _implicit(f, rows: Rows, config, trace, compact, z0, x, theta, budget, probe
             return solve_adjoint(A, g, config, budget[2], budget[3], narrow)
 
         x_bar, theta_bar = root_vjp(optimality, z, (x, theta), g, linear_solve)
+        x_bar, theta_bar = jax.tree.map(lambda v: _where_some(some, v), (x_bar, theta_bar))
         if config.gradient != "implicit":
             x_bar, theta_bar = jax.tree.map(first_order, (x_bar, theta_bar))
         return None, x_bar, theta_bar, None, evidence[0]
 
     solve.defvjp(forward, backward)
-    return solve(z0, x, theta, budget, probe)
+    return solve(*reverse_only((z0, x, theta, budget, probe)))
 
 
-def _has_rows(v: Array, batch: int) -> bool:
-    return jnp.ndim(v) > 0 and jnp.shape(v)[0] == batch and jnp.issubdtype(jnp.result_type(v), jnp.floating)
+def _where_some(some: Array, gradient: Array) -> Array:
+    """The gradient, zero where no row of the batch is finite."""
+    return jnp.where(some, gradient, 0) if jnp.issubdtype(gradient.dtype, jnp.inexact) else gradient

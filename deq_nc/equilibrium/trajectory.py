@@ -11,7 +11,7 @@ from jax import Array, lax
 from deq_nc.config import EquilibriumConfig
 from deq_nc.equilibrium.iterate import JUMP, relative
 from deq_nc.equilibrium.layer import forward_rule
-from deq_nc.equilibrium.state import row_norm, rows_of
+from deq_nc.equilibrium.state import rows_of
 
 PyTree = Any
 
@@ -39,8 +39,8 @@ def trajectory(
         z, memory, best = carry
         g = rows.flatten(f(rows.unflatten(z), x, theta))
         r = g - z
-        residual = relative(r, row_norm(g))
-        z_next, memory = rule.update(memory, k, z, g, r, residual > JUMP * best)
+        residual, size, _ = relative(z, g)
+        z_next, memory = rule.update(memory, k, z, g, r, size, residual > JUMP * best)
         stopped = residual <= config.tol
         z_next = jnp.where(stopped[:, None], z, rows.round(z_next))
         return (z_next, memory, jnp.minimum(best, residual)), (keep(rows.unflatten(z)), residual)

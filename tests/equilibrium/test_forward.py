@@ -58,7 +58,7 @@ def test_broyden_keeps_the_secant_condition_with_a_full_memory():
         for k in range(6):
             g = tanh_cell(z, x, M)
             r = g - z
-            z_next, memory = rule.update(memory, jnp.asarray(k), z, g, r, jnp.zeros(2, bool))
+            z_next, memory = rule.update(memory, jnp.asarray(k), z, g, r, jnp.ones(2), jnp.zeros(2, bool))
             H = np.einsum("bmi,bmj->bij", memory.u * memory.valid[..., None], memory.v) - damping * np.eye(n)
             if previous is not None:
                 s, y = z - previous[0], r - previous[1]
@@ -124,12 +124,9 @@ def test_start_does_not_matter_for_a_contraction_and_a_warm_start_takes_no_step(
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(-25, 25), st.integers(0, 5))
+@given(st.integers(-90, 100), st.integers(0, 5))
 def test_scale_invariance(power, seed):
-    """Scaling an affine problem by a power of two scales z* by it, bit by bit, and changes nothing else.
-
-    Squares of residuals must stay normal numbers: in float32 that is |z| from about 1e-12 to 1e18 at residual 1e-7.
-    """
+    """Scaling an affine problem by a power of two scales z* by it, bit by bit, and changes nothing else."""
     x, M = data(seed=seed)
     config = EquilibriumConfig(tol=1e-5)
     z, stats = solve(x, M, config, cell=affine_cell)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deq_nc.equilibrium import EquilibriumConfig, adjoint_probe, equilibrium
+from deq_nc.equilibrium.checks import own_leaves
 
 SOLVERS = ["anderson", "fixed_point", "broyden"]
 N = 16
@@ -137,3 +138,56 @@ def test_vmap_of_the_solve_is_the_batched_solve():
     np.testing.assert_array_equal(stats_v.steps.reshape(-1), stats.steps)
     jitted, _ = jax.jit(lambda x: equilibrium(cell, jnp.zeros_like(x["drive"]), x, theta, config))(x)
     np.testing.assert_allclose(jitted, z, atol=1e-6)
+
+
+def unit_cell(z, x, M):
+    """x / |x| inside: NaN on a row of zeros too, so zeros are nothing to put in the place of a bad row."""
+    return jnp.tanh(z @ M.T + x / jnp.linalg.norm(x, axis=1, keepdims=True))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def unit_gradient(M, x, config):
+    def loss(M, x, probe):
+        z, stats = equilibrium(unit_cell, jnp.zeros_like(x), x, M, config, probe=probe)
+        return jnp.sum(jnp.sin(z)), stats
+
+    return jax.grad(loss, (0, 1, 2), has_aux=True)(M, x, adjoint_probe(len(x)))
+
+
+@pytest.mark.parametrize("mode", ["implicit", "jfb", "phantom", "unrolled"])
+def test_a_nan_example_contributes_exactly_nothing_in_every_mode(mode):
+    config = EquilibriumConfig(gradient=mode, max_steps=20, escalate=False)
+    rng = np.random.default_rng(0)
+    x, M = rng.standard_normal((4, 3)).astype(np.float32), 0.3 * np.eye(3, dtype=np.float32)
+    x[2] = 0
+    (M_bar, x_bar, _), stats = unit_gradient(M, x, config)
+    np.testing.assert_array_equal(stats.finite, [True, True, False, True])
+    (without, _, _), _ = unit_gradient(M, x[[0, 1, 3]], config)
+    np.testing.assert_allclose(M_bar, without, rtol=1e-5)
+    np.testing.assert_array_equal(x_bar[2], 0)
+    (M_bar, x_bar, _), stats = unit_gradient(M, 0 * x, config)  # nobody is left to take the place
+    assert (np.asarray(M_bar) == 0).all() and (np.asarray(x_bar) == 0).all() and not stats.finite.any()
+
+
+def shared_cell(z, x, theta):
+    return jnp.tanh(z @ x["w"] + x["own"] + jnp.mean(x["book"], 0)[None])
+
+
+def test_what_the_examples_share_is_told_from_their_own_by_shape():
+    """Both shared leaves have B rows; a NaN example must not take any of them away."""
+    rng = np.random.default_rng(0)
+    x = {
+        "own": rng.standard_normal((3, 3)).astype(np.float32),
+        "book": rng.standard_normal((3, 3)).astype(np.float32),
+        "w": 0.1 * rng.standard_normal((3, 3)).astype(np.float32),
+    }
+    assert own_leaves(shared_cell, jnp.zeros((3, 3)), x, None) == [False, True, False]  # book, own, w
+    assert own_leaves(cell, jnp.zeros((8, N)), *data()[:2]) == [True, True]
+    loss = lambda x: jnp.sum(equilibrium(shared_cell, jnp.zeros_like(x["own"]), x, None)[0])  # noqa: E731
+    bad, fewer = x | {"own": x["own"].copy()}, x | {"own": x["own"][:2]}
+    bad["own"][2] = np.nan
+    came, expected = jax.jit(jax.grad(loss))(bad), jax.jit(jax.grad(loss))(fewer)
+    np.testing.assert_allclose(came["w"], expected["w"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(came["book"], expected["book"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(came["own"][2], 0)
+    equilibrium(shared_cell, jnp.zeros((3, 3)), x, None, debug=True)  # a shared leaf mixes nobody
