@@ -15,11 +15,10 @@ from jax import Array
 
 from deq_nc.config import EquilibriumConfig
 from deq_nc.equilibrium.anderson import EXACT
-from deq_nc.equilibrium.hessenberg import eigen
 from deq_nc.equilibrium.krylov import gmres, refine
 from deq_nc.equilibrium.layer import equilibrium
-from deq_nc.equilibrium.spectrum import Operator, arnoldi, row_products, take
-from deq_nc.equilibrium.state import row_norm, rows_of
+from deq_nc.equilibrium.spectrum import Operator, arnoldi, power, row_products
+from deq_nc.equilibrium.state import rows_of
 
 PyTree = Any
 FAR = 0.2  # of ||(I - J)^-1||^2: an amplification whose Lanczos process is further from settled is NaN
@@ -65,11 +64,10 @@ def _largest(product: Operator, start: Array, steps: int) -> tuple[Array, Array]
     came = jnp.cumprod(jnp.all(jnp.isfinite(h), axis=1), axis=1) > 0  # [B, k] columns before the first NaN
     h = jnp.where(came[:, None], h, 0)
     inside = jnp.pad(came, ((0, 0), (0, 1)))[:, :, None]  # the rows of those columns; the others lead out of the space
-    values, vectors = eigen(jnp.where(inside, h, 0)[:, :k])
-    top = jnp.argmax(jnp.abs(values), axis=1)
-    out = jnp.einsum("bij,bj->bi", jnp.where(inside, 0, h), jnp.abs(take(vectors, top)), precision=EXACT)
-    value = jnp.where(came[:, 0], jnp.abs(take(values, top)), jnp.nan)
-    return value, jnp.where(came[:, 0], row_norm(out), jnp.nan)
+    value, projector = power(jnp.where(inside, h, 0)[:, :k], 24)  # of norm 1: its rows are multiples of the eigenvector
+    out = jnp.einsum("bij,bjk->bik", jnp.where(inside, 0, h), projector, precision=EXACT)
+    off = jnp.sqrt(jnp.sum(out * out, axis=(1, 2)))
+    return jnp.where(came[:, 0], value, jnp.nan), off
 
 
 def jacobian_penalty(f: Callable, z: PyTree, x: PyTree, theta: PyTree, key: Array, samples: int = 1) -> Array:

@@ -115,19 +115,26 @@ def _combine(weights: Array, q: Array) -> Array:
     return jnp.einsum("bk,bkn->bn", weights, q[:, : weights.shape[1]].astype(weights.dtype), precision=EXACT)
 
 
-def _dominant(h: Array, squarings: int = 6) -> Array:
+def _dominant(h: Array) -> Array:
     """The first column of h^64, normalised: a start that keeps of the Krylov space what grows fastest, [B, k]."""
-    power = h
-    for _ in range(squarings):
-        power = power / _or_one(jnp.max(jnp.abs(power), axis=(1, 2)))[:, None, None]
-        power = jnp.einsum("bij,bjk->bik", power, power, precision=EXACT)
-    first = power[:, :, 0] / _or_one(jnp.max(jnp.abs(power[:, :, 0]), axis=1))[:, None]
+    first = power(h, 6)[1][:, :, 0]
+    size = jnp.max(jnp.abs(first), axis=1, keepdims=True)
     # Of a nilpotent h nothing is left; its radius is 0 and what it starts from again does not matter.
-    return jnp.where(jnp.any(first != 0, axis=1, keepdims=True), first, 1)
+    return jnp.where(size > 0, first / jnp.where(size > 0, size, 1), 1)
 
 
-def _or_one(x: Array) -> Array:
-    return jnp.where(x > 0, x, 1)
+def power(matrix: Array, squarings: int) -> tuple[Array, Array]:
+    """(||P||^(2^-s), P), P = M^(2^s) of matrix [B, k, k] rescaled after each of s squarings; NaN where M is not finite.
+
+    For symmetric M and s = 24 the largest |eigenvalue| to the last two or three digits, and its projector.
+    """
+    log = jnp.zeros(matrix.shape[:1], matrix.dtype)
+    for s in range(squarings + 1):
+        matrix = matrix if s == 0 else jnp.einsum("bij,bjk->bik", matrix, matrix, precision=EXACT)
+        size = jnp.sqrt(jnp.sum(matrix * matrix, axis=(1, 2)))
+        log = log + jnp.log(size) * 2.0**-s
+        matrix = matrix / jnp.where(size == 0, 1, size)[:, None, None]
+    return jnp.exp(log), matrix
 
 
 def row_products(f: Callable, z: PyTree, x: PyTree, theta: PyTree) -> tuple[Array, Operator, Operator]:
