@@ -180,7 +180,9 @@ def measure_command(arguments: list[str]) -> int:
     if options.json:
         import json
 
-        print(json.dumps(numbers))
+        from deq_nc.runs.files import strict
+
+        print(json.dumps(strict(numbers)))  # an undefined metric is null: NaN is not JSON
         return 0
     from rich.console import Console
     from rich.table import Table
