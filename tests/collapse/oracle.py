@@ -98,3 +98,11 @@ def _blocks(x, here, majority, name):
         f"norm_majority_{name}": mean([np.linalg.norm(x[i]) for i in a]),
         f"norm_minority_{name}": mean([np.linalg.norm(x[i]) for i in b]),
     }
+
+
+def clusters(n: int, d: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Noisy features float32 [n, d] around k means, their labels in rotation, and weights float32 [k, d]."""
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % k
+    h = rng.standard_normal((k, d))[y] + rng.standard_normal((n, d))
+    return h.astype(np.float32), y, rng.standard_normal((k, d)).astype(np.float32)

@@ -8,18 +8,17 @@ import deq_nc.collapse.npz as npz_module
 from deq_nc.collapse import measure, measure_npz, scalars
 from deq_nc.npz import Npz, NpzError
 
+from .oracle import clusters
+
 N, D, K = 60, 8, 3
 
 
 @pytest.fixture(scope="module")
 def data():
     """Every key at once, and so one compiled program for all that is measured with weights."""
-    rng = np.random.default_rng(0)
-    y = np.arange(N) % K
-    h = rng.standard_normal((K, D))[y] + rng.standard_normal((N, D))
-    w = rng.standard_normal((K, D)).astype(np.float32)
+    h, y, w = clusters(N, D, K)
     more = dict(bias=np.ones(K, np.float32), majority=np.arange(K) < 1, mask=np.arange(N) < 50)
-    return dict(features=h.astype(np.float32), labels=y, weights=w) | more
+    return dict(features=h, labels=y, weights=w) | more
 
 
 def test_a_file_is_its_arrays(data, tmp_path):

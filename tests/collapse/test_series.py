@@ -5,15 +5,14 @@ import pytest
 
 from deq_nc.collapse import measure, measure_layers, measure_trajectory
 
+from .oracle import clusters
+
 N, D, K = 60, 8, 3
 
 
 @pytest.fixture(scope="module")
 def data():
-    rng = np.random.default_rng(0)
-    y = np.arange(N) % K
-    h = rng.standard_normal((K, D))[y] + rng.standard_normal((N, D))
-    return h.astype(np.float32), y, rng.standard_normal((K, D)).astype(np.float32)
+    return clusters(N, D, K)
 
 
 def test_trajectory_of_a_linear_solver(data):
