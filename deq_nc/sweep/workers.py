@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def work(
     cell goes to another process. A second SIGINT kills them.
     """
     waiting, running, stopped = deque(cells), {}, False
+    resource_tracker.ensure_running()  # the first start would do it, and with it unblock SIGINT
     available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
     slots = [tuple(available[index::jobs]) for index in range(jobs)]
 
