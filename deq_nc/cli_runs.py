@@ -167,11 +167,11 @@ def _refuse_held(cells: Sequence[Any]) -> None:
     """Raises Held before the first run where another process is at work on one of them."""
     from deq_nc.runs import Held
     from deq_nc.sweep import holders
-    from deq_nc.training import is_leader
-    from deq_nc.training.mesh import agreed
+    from deq_nc.training import led
 
-    found = holders(cells) if is_leader() else {}
-    if agreed(bool(found)):
+    def refuse(_: Any) -> None:
+        if not (found := holders(cells)):
+            return
         lines = [f"  {path}: {holder}" for path, holder in found.items()]
         more = [f"  and {len(lines) - NAMED} more"] if len(lines) > NAMED else []
         raise Held(
@@ -181,21 +181,15 @@ def _refuse_held(cells: Sequence[Any]) -> None:
             "process, choose another --workdir, or divide the sweep (--shard)."
         )
 
+    led(refuse)
+
 
 def _put_aside(folders: Sequence[Path], wait: bool) -> None:
-    from deq_nc.runs import Held, put_aside
-    from deq_nc.training import is_leader
-    from deq_nc.training.mesh import agreed
+    """No process looks at a folder before it has its new name."""
+    from deq_nc.runs import put_aside
+    from deq_nc.training import led
 
-    refusal: Exception | None = None
-    try:
-        for folder in folders if is_leader() else ():
-            put_aside(folder, wait)
-    except (UserError, OSError) as error:
-        refusal = error
-    # No process looks at a folder before it has its new name, and none waits for a leader that has left.
-    if not agreed(refusal is None):
-        raise refusal or Held("--fresh: the first process could not rename a folder; it says why.")
+    led(lambda sleep: [put_aside(folder, wait, sleep) for folder in folders])
 
 
 def _readable(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from deq_nc.runs.lock import NAME, Lock
 
 
-def put_aside(folder: Path, wait: bool = False, say: Callable[[str], Any] = print) -> Path | None:
+def put_aside(folder: Path, wait: bool = False, sleep: Callable[[float], Any] = time.sleep) -> Path | None:
     """Rename `folder` to FOLDER-old-1 (2, ...), under its lock; None where it holds no run.
 
     Raises Held where another process is at work in it (with `wait`, waits), ConfigError where it cannot be written.
@@ -18,7 +19,7 @@ def put_aside(folder: Path, wait: bool = False, say: Callable[[str], Any] = prin
     folder = Path(os.path.normpath(folder.absolute()))
     if not _holds_run(folder):
         return None  # whatever it is, it is not ours to rename
-    with Lock(folder, wait, say):
+    with Lock(folder, wait, sleep=sleep):
         if not _holds_run(folder):
             return None  # who held it has renamed it
         number = 1
@@ -26,7 +27,7 @@ def put_aside(folder: Path, wait: bool = False, say: Callable[[str], Any] = prin
             number += 1
         folder.rename(place)
         (place / NAME).unlink(missing_ok=True)
-    say(f"--fresh: {folder} is now {place}")
+    print(f"--fresh: {folder} is now {place}")
     return place
 
 

@@ -46,9 +46,16 @@ class Lock:
     where the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, wait: bool = False, say: Callable[[str], Any] = print) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        wait: bool = False,
+        say: Callable[[str], Any] = print,
+        sleep: Callable[[float], Any] = time.sleep,
+    ) -> None:
         self.folder, self.path = folder, folder / NAME
-        self.wait, self.say = wait, say
+        self.wait, self.say, self.sleep = wait, say, sleep
+        self._renewal = threading.Thread(target=self._renew, daemon=True)
         self._end = threading.Event()
         self._lost = False
 
@@ -65,16 +72,17 @@ class Lock:
                 if other is first:
                     until = "waiting" if self.wait else f"waiting {LEASE_SECONDS:.0f} s for a sign of life"
                     self.say(f"{self.folder} is in use by {other.who}; {until}")
-                time.sleep(LOOK_SECONDS)
+                self.sleep(LOOK_SECONDS)
         except OSError as error:
             raise ConfigError(
                 f"workdir: cannot write to {self.folder}: {error.strerror}. Choose another --workdir."
             ) from error
-        threading.Thread(target=self._renew, daemon=True).start()
+        self._renewal.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._end.set()
+        self._renewal.join()  # it must not touch what another file may be once this one is closed
         try:
             if not self.lost:
                 self.path.unlink(missing_ok=True)  # while it is still locked: nobody else's can be hit

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deq_nc.config import ConfigError, Experiment
+from deq_nc.config import ConfigError
 from deq_nc.runs import Held, Lock, RunFolder
-from deq_nc.runs.lock import LOOK_SECONDS, holder_of
 from deq_nc.sweep.live import Live
 from deq_nc.sweep.plan import Cell
 from deq_nc.sweep.status import Watch
@@ -69,7 +67,7 @@ def run_cell(cell: Cell, quiet: bool, wait: bool, stop: Any, note: Callable[[Pat
         note(folder, "began", "")
         status = None
         try:
-            status = _train(experiment, quiet, wait, stop)
+            status = train(experiment, quiet=quiet, wait=wait, stop=stop)[1]
         except Held as error:
             note(folder, "held", str(error))
         except BrokenPipeError:
@@ -82,22 +80,6 @@ def run_cell(cell: Cell, quiet: bool, wait: bool, stop: Any, note: Callable[[Pat
         if status == "stopped" or stop.now():
             return True
     return False
-
-
-def _train(experiment: Experiment, quiet: bool, wait: bool, stop: Any) -> str:
-    """`train`; with `wait`, again after each other process that is at work in its folder, unless a signal comes."""
-    while True:
-        try:
-            return train(experiment, quiet=quiet, stop=stop)[1]
-        except Held as error:
-            if not wait:
-                raise
-            print(f"{error}\nwaiting", flush=True)
-        time.sleep(LOOK_SECONDS)
-        while not stop.is_set and holder_of(Path(experiment.workdir)) is not None:
-            time.sleep(LOOK_SECONDS)
-        if stop.is_set:
-            return "stopped"
 
 
 def record(folder: Path, text: str) -> str:

@@ -32,7 +32,8 @@ from deq_nc.config import ConfigError, UserError
 from deq_nc.disk import disk_full, patiently
 from deq_nc.runs import RunError, RunFolder, read_json
 from deq_nc.runs.files import checksum
-from deq_nc.training.mesh import agreed_by_all, is_leader, replicated
+from deq_nc.training.leader import led
+from deq_nc.training.mesh import agreed_by_all, replicated
 from deq_nc.training.state import TrainState
 
 Say = Callable[[str], Any]
@@ -92,11 +93,10 @@ def restore(folder: RunFolder, like: TrainState, mesh: Mesh, say: Say, write: bo
         return restore(folder, like, mesh, say, write)  # a run at work has pruned those that were there
     if found is None and (system := [error for error in refused.values() if not isinstance(error, Damaged)]):
         raise system[0]
-    for step, error in refused.items():
+    for error in refused.values():
         say(f"{error}{'; renamed into damaged/' if write else ''}; trying the one before it")
-        if write and is_leader():
-            folder.set_aside(folder.checkpoints / str(step))
-    agreed_by_all(True)  # nobody goes on before the leader has renamed
+    if write:
+        led(lambda _: [folder.set_aside(folder.checkpoints / str(step)) for step in refused])
     if found is None:
         return None
     sharding = replicated(mesh)

@@ -23,9 +23,10 @@ from deq_nc.config import Experiment
 from deq_nc.data import Dataset, load, steps_per_epoch
 from deq_nc.disk import disk_full
 from deq_nc.models import count_parameters
-from deq_nc.runs import Held, Lock, RunError, RunFolder, default_workdir
+from deq_nc.runs import Lock, RunError, RunFolder, default_workdir
 from deq_nc.training.checkpoint import Checkpoints, TrainingError, restore
 from deq_nc.training.evaluate import all_finite
+from deq_nc.training.leader import Sleep, led
 from deq_nc.training.measure import Measurer
 from deq_nc.training.mesh import agreed, data_mesh, is_leader
 from deq_nc.training.optimizer import schedule
@@ -85,12 +86,18 @@ def train(
     if agreed(_done(folder, display)):
         return folder.path, "already finished"
 
-    with _held(folder, wait, display.say) as lock, nullcontext(stop) if stop else stop_flag() as stop, _disk(folder):
+    with nullcontext(stop) if stop else stop_flag() as stop, ExitStack() as held, _disk(folder):
+        say = print if quiet else display.say  # a wait of hours is never silent
+        try:
+            lock = led(lambda sleep: held.enter_context(Lock(folder.path, wait, say, sleep)), stop)
+        except Stopped:
+            display.say("stopped while it waited; nothing has begun")
+            return folder.path, "stopped"
         # Before the lock was held another process may have claimed the folder, or finished the run.
         folder.check(experiment, checksums)
         if agreed(_done(folder, display)):
             return folder.path, "already finished"
-        _set_up(folder, experiment, checksums, display)
+        led(lambda _: _set_up(folder, experiment, checksums, display))
         # -- The model on the devices ----------------------------------------------------------------------------
         mesh = data_mesh(devices)
         compiled = program(experiment, dataset, mesh)
@@ -124,21 +131,6 @@ def _done(folder: RunFolder, display: Display) -> bool:
     return True
 
 
-@contextmanager
-def _held(folder: RunFolder, wait: bool, say: Any) -> Iterator[Lock | None]:
-    """The leader holds the folder's lock; where it cannot, every process hears so."""
-    with ExitStack() as stack:
-        lock, refusal = None, None
-        if is_leader():
-            try:
-                lock = stack.enter_context(Lock(folder.path, wait, say))
-            except Exception as error:
-                refusal = error
-        if not agreed(refusal is None):
-            raise refusal or Held(f"{folder.path}: the first process could not take its lock; it says why.")
-        yield lock
-
-
 def _set_up(folder: RunFolder, experiment: Experiment, checksums: dict[str, str], display: Display) -> None:
     """Once the lock is held: claim the folder, or make the results of a finished run that are damaged again."""
     if folder.finished and not folder.checkpoints.is_dir():
@@ -146,8 +138,6 @@ def _set_up(folder: RunFolder, experiment: Experiment, checksums: dict[str, str]
             f"workdir: results in {folder.path} are damaged, and there is no checkpoint to make them again from: "
             f"{' '.join(folder.damaged())} Nothing was changed; start over with --fresh, which renames that folder."
         )
-    if not is_leader():
-        return
     folder.claim(experiment, checksums)
     if not folder.finished:
         return
@@ -178,10 +168,13 @@ def _restore(run: _Run, fresh: TrainState) -> TrainState:
             f"step {begun} is from before 0.2 and holds no copy. Nothing was changed; mend the file, or start over by "
             "--fresh, which renames the folder."
         )
-    if is_leader():
+
+    def write(_: Sleep) -> None:
         if found is None and (written.lines or written.damage):
             folder.set_aside(folder.history_path)  # the only copy of what is made again now
         folder.write_history(run.history)
+
+    led(write)
     if begun:
         display.say(f"goes on at step {begun} (epoch {begun / steps:.1f} of {run.experiment.train.epochs})")
     run.seconds, run.started = (run.history[-1]["seconds"] if run.history else 0.0), time.monotonic()
@@ -232,8 +225,7 @@ def _measure(run: _Run, state: TrainState, logs: Logs) -> bool:
         raise _not_finite(run, f"{' and '.join(bad)} not finite after epoch {epoch}")
     rate = float(schedule(config, steps)(max(step - 1, 0)))
     line = {"epoch": epoch, "step": step, "seconds": seconds, "learning_rate": rate, **measured}
-    if is_leader():
-        run.folder.append(line)
+    led(lambda _: run.folder.append(line))
     run.history.append(line)
     run.display.measured(line)
     return True
@@ -328,10 +320,13 @@ def _finish(run: _Run, state: TrainState) -> bool:
     _require_lock(run)
     order = run.program.order(state.seed, state.step)
     summary["step_memory_bytes"] = step_memory(run.program, state, run.train_set, order)
-    if is_leader():
+
+    def write(_: Sleep) -> None:
         run.folder.write_arrays("analysis.npz", analysis)
         run.folder.write_json("along.json", along)
         run.folder.finish(summary)
+
+    led(write)
     return True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -12,6 +12,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deq_nc.config import ConfigError
+
+T = TypeVar("T", bool, int)
 
 
 def initialize_hosts() -> None:
@@ -46,9 +48,11 @@ def preempted_anywhere() -> bool:
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(next(_CALLS))
 
 
-def agreed(flag: bool) -> bool:
-    """The leader's flag on every host: what clocks decide must be decided once."""
-    return flag if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
+def agreed(value: T) -> T:
+    """The leader's bool or int on every host: what clocks decide must be decided once."""
+    if jax.process_count() == 1:
+        return value
+    return type(value)(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 def agreed_by_all(flag: bool) -> bool:

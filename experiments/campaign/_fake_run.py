@@ -11,11 +11,14 @@ import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from deq_nc.config import Experiment
 from deq_nc.runs import Lock, RunFolder
+from deq_nc.training.leader import led
+from deq_nc.training.stop import Stopped
 from deq_nc.training.versions import versions
 
 STEPS = 5  # an epoch
@@ -27,7 +30,11 @@ def train(experiment: Experiment, quiet: bool = False, wait: bool = False, stop:
     folder.check(experiment)
     if folder.finished and not folder.damaged():
         return folder.path, "already finished"
-    with Lock(folder.path, wait):
+    with ExitStack() as held:
+        try:
+            led(lambda sleep: held.enter_context(Lock(folder.path, wait, sleep=sleep)), stop)
+        except Stopped:
+            return folder.path, "stopped"
         folder.claim(experiment)
         if folder.finished:
             folder.set_aside(folder.summary_path)

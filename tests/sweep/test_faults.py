@@ -17,6 +17,7 @@ import pytest
 import deq_nc.cli
 import deq_nc.sweep.run
 import deq_nc.sweep.workers
+import deq_nc.training.leader
 from deq_nc.cli import main
 from deq_nc.runs import Lock, RunFolder
 from deq_nc.sweep import execute, sweep
@@ -75,7 +76,7 @@ def test_a_run_in_use_is_named_before_anything_begins_and_waited_for_if_asked(tm
         assert list(tmp_path.rglob("*.*")) == [path / ".lock"]  # the other arm did not begin either
         assert main([*command, "--fresh"]) == 3
         end = SimpleNamespace(sleep=lambda seconds: holder.communicate(""))  # it ends while the sweep waits
-        monkeypatch.setattr(deq_nc.sweep.run, "time", end)
+        monkeypatch.setattr(deq_nc.training.leader, "time", end)
         assert main([*command, "--wait"]) == 0
     assert "waiting" in capsys.readouterr().out
     assert all(map(whole, folders(tmp_path).values())) and len(folders(tmp_path)) == 2
