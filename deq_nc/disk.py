@@ -1,4 +1,7 @@
-"""What a disk may do: errors that pass are waited out, only regular files are opened, a full one is known as such."""
+"""What a disk may do: errors that pass are waited out, only regular files are opened, a full one is known as such.
+
+Files are written whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -50,6 +53,35 @@ def regular(path: Path) -> os.stat_result:
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         raise OSError(errno.EINVAL, f"{kind}, not a regular file", str(path))
     return found
+
+
+class HalfRenamed(OSError):
+    """Of several files some are new, the one named and those after it are as they were."""
+
+
+def write_whole(files: Mapping[Path, Callable[[Any], Any]]) -> None:
+    """Each `write(file)` into a draft beside its path, synced; when all are whole, renamed over them in their order.
+
+    Raises OSError where nothing was changed, HalfRenamed where some were renamed before one could not be.
+    """
+    drafts = {path: path.with_name(path.name + ".tmp") for path in files}
+    renamed = 0
+    try:
+        for path, draft in drafts.items():
+            draft.unlink(missing_ok=True)  # a link of that name would lead elsewhere
+            with draft.open("xb") as file:
+                files[path](file)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, draft in drafts.items():
+            draft.replace(path)
+            renamed += 1
+    except OSError as error:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)  # of a full disk, they would take what room is left
+        if renamed:
+            raise HalfRenamed(error.errno, error.strerror, error.filename2 or error.filename) from error
+        raise
 
 
 def disk_full(error: BaseException | None) -> bool:

@@ -22,7 +22,7 @@ ALLOWED = {
     "runs": {"config", "disk"},
     "training": {"runs", "models", "data", "collapse", "losses", "equilibrium", "config", "sample", "disk"},
     "sweep": {"training", "runs", "data", "config", "names"},
-    "report": {"collapse", "theory", "runs", "config", "npz", "sample", "names"},
+    "report": {"collapse", "theory", "runs", "config", "npz", "sample", "disk", "names"},
 }
 HOMES = {"jaxopt": {"equilibrium"}, "flax": {"models"}, "orbax": {"training"}, "tensorflow_datasets": {"data"}}
 

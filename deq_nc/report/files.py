@@ -1,20 +1,19 @@
-"""Files onto the disk, each whole: under a draft's name first, then renamed; the page itself last."""
+"""The files of a page onto the disk: all drafts first, then renamed; the page itself last."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from deq_nc.config import ConfigError
+from deq_nc.disk import HalfRenamed, write_whole
 from deq_nc.names import printable
 from deq_nc.report.runs import ReportError
 from deq_nc.runs import Lock
-
-DRAFT = ".draft-"
 
 
 class NotWrittenError(ReportError):
@@ -38,9 +37,9 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes `files` (path below `folder` -> bytes) in their order, so that a kill leaves each as it was or as it is.
+    """Writes `files` (path below `folder` -> bytes), index.html last; a kill leaves each as it was or as it is.
 
-    Raises NotWrittenError where the system refuses; while the drafts are written, nothing of an older page is touched.
+    Raises NotWrittenError where the system refuses: where a draft cannot be written, an older page is as it was.
     Raises ReportError for a path that leaves the folder or passes a link.
     """
     for name in files:
@@ -49,27 +48,23 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
         for parent in list(PurePosixPath(name).parents)[:-1]:
             if os.path.islink(folder / parent):
                 raise ReportError(f"{printable(folder / parent)}: expected a folder of ours, got a link. Remove it.")
-    draft = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(DRAFT + "*"):  # of a report that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder))
-        for number, data in enumerate(files.values()):
-            (draft / str(number)).write_bytes(data)
         for parent in {(folder / name).parent for name in files}:
             parent.mkdir(parents=True, exist_ok=True)
-        for number, name in enumerate(files):
-            os.replace(draft / str(number), folder / name)
+        ordered = sorted(files, key=lambda name: name == "index.html")
+        write_whole({folder / name: partial(_put, files[name]) for name in ordered})
     except OSError as error:
         raise _not_written(folder, error) from error
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _put(data: bytes, file: BinaryIO) -> None:
+    file.write(data)
 
 
 def _not_written(folder: Path, error: BaseException) -> NotWrittenError:
     kept = "The page that was there is as it was" if os.path.isfile(folder / "index.html") else "There is no page yet"
+    if isinstance(error, HalfRenamed):
+        kept += f", but some files beside it are new, those from {printable(Path(error.filename).name)} on are not"
     why = getattr(error, "strerror", None) or error
     return NotWrittenError(
         f"{printable(folder)}: the page could not be written ({why}). {kept}, and no run was touched. Make room "

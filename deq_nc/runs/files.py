@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from deq_nc.config import ConfigError
-from deq_nc.disk import patiently, regular
+from deq_nc.disk import patiently, regular, write_whole
 
 DEEPEST = 50  # lists and objects in one another; our own files nest 4, Python's recursion ends at some 500
 
@@ -55,23 +53,8 @@ def _deeper(value: Any, most: int) -> bool:
     return any(most == 0 or _deeper(each, most - 1) for each in inner)
 
 
-def write_with(path: Path, write: Callable[[Any], Any]) -> None:
-    """`write(file)` into a draft beside `path`, synced, then renamed over it."""
-    draft = path.with_name(path.name + ".tmp")
-    try:
-        draft.unlink(missing_ok=True)  # a link of that name would lead elsewhere
-        with draft.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)  # of a full disk, it would take what room is left
-        raise
-
-
 def write_text(path: Path, text: str) -> None:
-    write_with(path, lambda file: file.write(text.encode("utf-8")))
+    write_whole({path: lambda file: file.write(text.encode("utf-8"))})
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from deq_nc.config import ConfigError, Experiment, differing_fields
-from deq_nc.disk import patiently
-from deq_nc.runs.files import RunError, checksum, read_bytes, read_json, write_json, write_text, write_with
+from deq_nc.disk import patiently, write_whole
+from deq_nc.runs.files import RunError, checksum, read_bytes, read_json, write_json, write_text
 from deq_nc.runs.history import History, dump, read_history
 
 # Fields that may differ when a run is continued: where it and its data lie does not change its numbers. What the data
@@ -109,7 +109,7 @@ class RunFolder:
     # -- Results -------------------------------------------------------------------------------------------------
 
     def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        write_with(self.path / name, lambda file: np.savez_compressed(file, **arrays))
+        write_whole({self.path / name: lambda file: np.savez_compressed(file, **arrays)})
 
     def write_json(self, name: str, value: Any) -> None:
         write_json(self.path / name, value)

@@ -191,16 +191,27 @@ def test_a_full_disk_leaves_the_old_page_whole(tmp_path, monkeypatch):
     write_files(tmp_path, {"figures/a.png": b"old", "index.html": b"old"})
     before = prints(tmp_path)
 
-    def full(self, data):
+    def full(file):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.write_bytes", full)
+        patch.setattr("os.fsync", full)
         with pytest.raises(NotWrittenError, match="No space left on device.*The page that was there is as it was"):
             write_files(tmp_path, {"figures/a.png": b"new", "index.html": b"new"})
     assert prints(tmp_path) == before and {path.name for path in tmp_path.iterdir()} == {"figures", "index.html"}
     with pytest.raises(NotWrittenError, match="There is no page yet"):
         write_files(tmp_path / ("x" * 300), {"index.html": b""})
+
+
+def test_a_file_that_cannot_be_renamed_leaves_the_old_page_and_says_what_is_new(tmp_path):
+    write_files(tmp_path, {"a.csv": b"old", "c.csv": b"old", "index.html": b"old"})
+    (tmp_path / "b.csv").mkdir()
+    with pytest.raises(
+        NotWrittenError, match=r"page that was there is as it was, but .* new, those from b\.csv on are"
+    ):
+        write_files(tmp_path, {"index.html": b"new", "a.csv": b"new", "b.csv": b"new", "c.csv": b"new"})
+    assert [(tmp_path / name).read_bytes() for name in ("a.csv", "c.csv", "index.html")] == [b"new", b"old", b"old"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "b.csv", "c.csv", "index.html"}
 
 
 def test_nothing_is_written_outside_of_the_folder(tmp_path):
