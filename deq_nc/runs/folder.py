@@ -101,7 +101,9 @@ class RunFolder:
         write_text(self.history_path, dump(lines))
 
     def append(self, line: dict[str, Any]) -> None:
-        with self.history_path.open("a") as file:
+        # A link would lead out of the folder.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        with os.fdopen(os.open(self.history_path, flags, 0o644), "w") as file:
             file.write(dump([line]))
             file.flush()
             os.fsync(file.fileno())
@@ -116,7 +118,8 @@ class RunFolder:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The last file of a run; it holds the checksums of the others."""
-        sums = {name: checksum(read_bytes(path)) for name in RESULTS if (path := self.path / name).exists()}
+        there = [path for name in RESULTS if (path := self.path / name).exists()]
+        sums = {path.name: checksum(patiently(path.read_bytes)) for path in there}
         write_json(self.summary_path, summary | {"checksums": sums})
         self.failure_path.unlink(missing_ok=True)
 
@@ -152,14 +155,6 @@ class RunFolder:
         return wrong
 
     # -- What went wrong -----------------------------------------------------------------------------------------
-
-    def failure(self) -> str | None:
-        """The last line of failed.txt, why the last attempt ended; None if it did not fail."""
-        try:
-            text = patiently(self.failure_path.read_bytes).decode("utf-8", "replace").strip()
-        except OSError:
-            return None
-        return text.splitlines()[-1] if text else None
 
     def record_failure(self, text: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

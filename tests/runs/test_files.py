@@ -105,10 +105,9 @@ def test_results_are_known_by_their_checksums(tmp_path):
     folder.write_history(LINES)
     folder.write_json("along.json", {"layers": [float("nan")]})
     assert json.loads((tmp_path / "along.json").read_text()) == {"layers": [None]}
-    folder.record_failure("Traceback\n\nValueError: no\n")
-    assert folder.failure() == "ValueError: no"
+    folder.record_failure("ValueError: no\n")
     folder.finish({"arm": "deq"})
-    assert folder.damaged() == [] and folder.failure() is None
+    assert folder.damaged() == [] and not folder.failure_path.exists()
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for name in ("history.jsonl", "along.json"):
         data = before[tmp_path / name]
@@ -141,6 +140,19 @@ def test_a_full_disk_is_not_left_with_half_a_file(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         RunFolder(tmp_path).write_json("along.json", {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_goes_through_no_link(tmp_path):
+    folder, outside = RunFolder(tmp_path / "run"), tmp_path / "mine"
+    folder.path.mkdir()
+    outside.write_text("mine")
+    folder.history_path.symlink_to(outside)
+    with pytest.raises(OSError):
+        folder.append(LINES[0])
+    assert outside.read_text() == "mine"
+    folder.write_history(LINES[:1])  # takes the place of the link
+    folder.append(LINES[1])
+    assert outside.read_text() == "mine" and folder.history() == (LINES[:2], None)
 
 
 def test_what_is_set_aside_keeps_its_bytes_and_takes_no_place(tmp_path):

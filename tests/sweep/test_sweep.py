@@ -81,7 +81,7 @@ def test_a_failed_run_is_recorded_the_others_go_on_and_the_next_call_tries_again
 
     real, calls = module.train, []
 
-    def train(experiment, quiet, stop):
+    def train(experiment, quiet, wait, stop):
         calls.append((experiment.arm, experiment.seed))
         if experiment.arm == "explicit" and experiment.seed == 0 and len(calls) < 3:
             raise RuntimeError("the loss\nwent away")
@@ -92,7 +92,7 @@ def test_a_failed_run_is_recorded_the_others_go_on_and_the_next_call_tries_again
     outcome = execute(cells, tmp_path, 1, quiet=False)
     broken, good = (tmp_path / "tiny-balanced" / f"explicit-seed{seed}" for seed in (0, 1))
     assert outcome == (False, {broken: "RuntimeError: the loss went away"}, {})
-    assert RunFolder(broken).failure() == "RuntimeError: the loss went away"
+    assert RunFolder(broken).failure_path.read_text().endswith("\nRuntimeError: the loss went away\n")
     assert "Traceback" in (broken / "failed.txt").read_text()
     assert read(good, cells[0].steps).finished
     # The next call tries only what is not finished, and forgets the failure.
