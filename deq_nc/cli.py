@@ -53,8 +53,6 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         hush()
         return 1
-    except FileNotFoundError as error:
-        return _fail(system_error(error), 2)
     except OSError as error:
         return _fail(system_error(error), 1)
     except KeyboardInterrupt:

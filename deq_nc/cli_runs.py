@@ -107,10 +107,10 @@ def sweep_command(arguments: list[str], page: Callable[..., Any], fail: Callable
         fail(f"{path}: {text}", 1)
     for text in outcome.held.values():
         fail(text, 3)
+    code = 1 if outcome.failed else 3 if outcome.held else 0
     if outcome.stopped:
         print("stopped; the same command goes on from here")
-        return 0
-    code = 1 if outcome.failed else 3 if outcome.held else 0
+        return code
     steps = {Path(run.workdir): cell.steps for cell in cells for run in cell.runs}
     missing = sum(not read(path, steps[path]).finished for path in steps) - len(outcome.failed) - len(outcome.held)
     if missing > 0 and parts > 1:

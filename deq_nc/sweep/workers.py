@@ -91,8 +91,8 @@ def work(
 ) -> bool:
     """Run the cells, `jobs` at a time; True if SIGTERM, SIGINT or SIGHUP stopped them (each saves its run first).
 
-    `note(folder, kind, text)` hears of every run, `tick` is called every few seconds. A process that ended by none of
-    our doing (out of memory, for one) leaves the run it was at to blame, which `record` writes down; the rest of its
+    `note(folder, kind, text)` hears of every run, `tick` is called every few seconds. A process that ended outside
+    of a run (out of memory, for one) leaves the run it was at to blame, which `record` writes down; the rest of its
     cell goes to another process. A second SIGINT kills them.
     """
     waiting, running, stopped = deque(cells), {}, False
@@ -128,7 +128,9 @@ def work(
     def lost(worker: _Worker) -> None:
         first, *rest = worker.cell.runs[worker.at :]
         folder = Path(first.workdir)
-        text = f"the process ended with exit code {worker.process.exitcode}, killed from outside"
+        code = worker.process.exitcode
+        why = "killed from outside" if code < 0 else "by an error of its own, which it printed"
+        text = f"the process ended with exit code {code}, {why}"
         note(folder, "failed", text + record(folder, text + "\n"))
         if rest:
             waiting.appendleft(dataclasses.replace(worker.cell, runs=tuple(rest)))

@@ -2,7 +2,7 @@
 
 `python -m experiments.campaign._fake_run ARGUMENTS` is `deq-nc ARGUMENTS` with it, in worker processes too. The
 environment says how it behaves: DEQ_NC_FAKE_SECONDS an epoch; DEQ_NC_FAKE_FAIL, a part of the path of runs that fail;
-DEQ_NC_FAKE_KILL, of runs whose process is killed after an epoch.
+DEQ_NC_FAKE_KILL and DEQ_NC_FAKE_EXIT, of runs whose process is killed, or ends by itself, after an epoch.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def train(experiment: Experiment, quiet: bool = False, wait: bool = False, stop:
                 print(f"[{folder.path.name}] epoch {epoch}", flush=True)
             if (part := os.environ.get("DEQ_NC_FAKE_KILL")) and part in str(folder.path):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if (part := os.environ.get("DEQ_NC_FAKE_EXIT")) and part in str(folder.path):
+                os._exit(1)
         folder.finish({"versions": versions()})
     return folder.path, "finished"
 

@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_read_is_one_failure_and_the_others_go_on(tmp_pa
     said = capsys.readouterr()  # of both calls
     assert said.err.count("error:") == 1 and f"{bad}: RunError:" in said.err and "page: 3 runs" in said.out
     assert "\x1b" not in said.err + said.out
-    assert "RunError" in RunFolder(bad).failure()
+    assert "RunError" in RunFolder(bad).failure_path.read_text()
 
 
 def test_a_full_disk_while_recording_a_failure_is_a_sentence_and_the_others_go_on(tmp_path, monkeypatch, capsys):
@@ -143,11 +143,14 @@ def test_a_full_disk_while_recording_a_failure_is_a_sentence_and_the_others_go_o
 
 def test_a_killed_worker_blames_the_run_it_was_at_and_the_next_seeds_are_tried(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DEQ_NC_FAKE_KILL", "explicit-seed1")
-    cells = sweep([TINY], ("explicit",), 3, tmp_path)
+    monkeypatch.setenv("DEQ_NC_FAKE_EXIT", "explicit-seed3")
+    cells = sweep([TINY], ("explicit",), 4, tmp_path)
     outcome = execute(cells, tmp_path, 2, quiet=True)
-    bad = tmp_path / "tiny-balanced" / "explicit-seed1"
-    assert outcome == (False, {bad: "the process ended with exit code -9, killed from outside"}, {})
-    assert RunFolder(bad).failure() == outcome.failed[bad]
+    bad, worse = (tmp_path / "tiny-balanced" / f"explicit-seed{seed}" for seed in (1, 3))
+    killed = "the process ended with exit code -9, killed from outside"
+    ended = "the process ended with exit code 1, by an error of its own, which it printed"
+    assert outcome == (False, {bad: killed, worse: ended}, {})
+    assert RunFolder(bad).failure_path.read_text() == outcome.failed[bad] + "\n"
     assert [name for name, folder in sorted(folders(tmp_path).items()) if whole(folder, 2)] == [
         "explicit-seed0",
         "explicit-seed2",
@@ -168,6 +171,21 @@ def test_a_signal_after_the_last_epoch_of_a_run_stops_the_sweep_before_the_next(
     cells = sweep([TINY], ("explicit", "deq"), 2, tmp_path)
     assert execute(cells, tmp_path, 1, quiet=True).stopped and begun == [0]
     assert whole(folders(tmp_path)["explicit-seed0"], 2)
+
+
+def test_a_sweep_that_is_stopped_still_says_that_a_run_failed(tmp_path, monkeypatch, capsys):
+    real = fake.train
+
+    def train(experiment, **kwargs):
+        if experiment.seed:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(experiment, **kwargs)
+
+    monkeypatch.setenv("DEQ_NC_FAKE_FAIL", "explicit-seed0")
+    monkeypatch.setattr(deq_nc.sweep.run, "train", train)
+    command = ["sweep", *OPTIONS, "--workdir", str(tmp_path), "--jobs", "1", "--seeds", "2", "--arms", "explicit"]
+    assert main(command) == 1
+    assert "the same command goes on from here" in capsys.readouterr().out
 
 
 def test_ctrl_c_reaches_every_process_and_each_saves_once_and_the_next_call_goes_on(tmp_path):
