@@ -151,7 +151,7 @@ def test_errors_of_the_user_end_with_their_sentence_and_code_whatever_the_comman
     [
         (OSError(28, "No space left on device", "out/x"), 1, "out/x: No space left on device"),
         (PermissionError(13, "Permission denied", "out"), 1, "out: Permission denied"),
-        (FileNotFoundError(2, "No such file or directory", "in"), 2, "in: No such file"),
+        (FileNotFoundError(2, "No such file or directory", "in"), 1, "in: No such file"),
         (KeyboardInterrupt(), 1, "interrupted"),
     ],
 )
@@ -266,6 +266,28 @@ def test_runs_are_removed_only_after_a_yes_on_a_terminal(tmp_path, monkeypatch, 
         monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)
         assert clean([str(tmp_path)]) == code and run.exists() == (code == 1)
     assert mine.exists() and not run.parent.exists()
+
+
+def test_folders_of_strangers_are_not_offered(tmp_path, monkeypatch, capsys):
+    from experiments.clean_runs import main as clean
+
+    runs = [tmp_path / "digits-balanced" / name for name in ("deq-seed0", "deq-seed1", "deq-seed2")]
+    for run in runs:
+        RunFolder(run).claim(Experiment())
+    (runs[1] / "thesis.tex").write_text("mine")
+    (runs[2] / "report").mkdir()
+    (runs[2] / "report" / "notes.txt").write_text("mine")
+    theirs = tmp_path / "app" / "settings" / "config.json"
+    theirs.parent.mkdir(parents=True)
+    (tmp_path / "far").symlink_to(tmp_path / "digits-balanced")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: "yes")
+    for text in ("{}", '{"arm": "deq", "volume": 11}', "not JSON"):
+        theirs.write_text(text)
+        assert clean([str(tmp_path)]) == 0 and theirs.exists()
+    out = capsys.readouterr().out
+    assert not runs[0].exists() and (runs[1] / "thesis.tex").exists() and (runs[2] / "report" / "notes.txt").exists()
+    assert out.count("left alone") == 6 and str(theirs.parent) not in out
 
 
 def test_a_run_that_begins_while_the_question_stands_is_not_removed(tmp_path, monkeypatch, capsys):
