@@ -5,7 +5,9 @@ A folder that cannot be read is left out and named; files that only figures need
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ from deq_nc.runs import RunError, read_history, read_json
 from deq_nc.runs.files import checksum, read_bytes
 
 ARM_ORDER = ("explicit", "deq", "unrolled", "residual")  # the reference first, then the question, then the controls
+log = logging.getLogger("deq_nc.report")
+OLD = re.compile(r"-old-[0-9]+$")
 FREE = ("arm", "seed", "workdir", "data.allow_single")  # may differ between the runs of one setting
 # May differ beside these between the settings of a grid; epochs, since imbalance leaves fewer updates in each.
 SETTING = ("data.imbalance", "data.majority", "data.ratio", "train.epochs")
@@ -79,7 +83,7 @@ class Found(NamedTuple):
 
 
 def find_runs(run_dirs: Sequence[Path], free: Sequence[str] = FREE) -> Found:
-    """The runs under `run_dirs`: run folders, folders of run folders, roots of those.
+    """The runs under `run_dirs`: run folders, folders of run folders, roots of those; RUN-old-N only where named.
 
     `free`: fields of the configuration that may differ. Raises ReportError: nothing to show, no folder that can be
     read, other fields that differ, or different package versions; and, where only FREE may, one arm and seed twice.
@@ -130,6 +134,9 @@ def _run_folders(given: Path) -> list[Path]:
         inside = [child for child in children if _is_run(child)]
         # A root: folders of settings, each with its runs.
         inside += [run for child in children if not _is_run(child) for run in sorted(child.iterdir()) if _is_run(run)]
+        if old := [run for run in inside if OLD.search(run.name)]:
+            log.info(f"left out, renamed by --fresh: {', '.join(printable(run) for run in old)}")
+            inside = [run for run in inside if run not in old]
     except OSError as error:
         raise ReportError(f"{printable(given)}: could not be read ({error.strerror}). Check the path.") from error
     if not inside:

@@ -242,6 +242,17 @@ def test_a_page_goes_beside_what_was_named_not_where_a_link_points(tmp_path, mon
     assert report([tmp_path / "near"]) == tmp_path / "near" / "deq-seed0" / "report" / "index.html"
 
 
+def test_what_fresh_has_renamed_is_left_out_unless_it_is_named(tmp_path, caplog):
+    run = make_run(tmp_path / "setting", epochs=EPOCHS[:1])
+    old = run.rename(run.with_name(f"{run.name}-old-1"))
+    run = make_run(tmp_path / "setting", epochs=EPOCHS[:1])
+    with caplog.at_level("INFO"):
+        for given in (run.parent, tmp_path):
+            assert [each.path for each in read_runs([given])] == [run]
+        assert [each.path for each in read_runs([old])] == [old]
+    assert caplog.messages == [f"left out, renamed by --fresh: {old}"] * 2
+
+
 def test_two_reports_in_one_folder(tmp_path):
     run = make_run(tmp_path, epochs=EPOCHS[:1])
     with Lock(tmp_path / "page"), pytest.raises(Held, match="is in use by"):
