@@ -17,7 +17,7 @@ def home(path: str) -> Path:
     except RuntimeError:
         raise DataError(
             f"{path} starts in a home folder, and this account has none. Name a folder: --data.dir DIR (data prepare "
-            "and list: --data-dir DIR; with make: DATA_DIR=DIR), or set TFDS_DATA_DIR."
+            "and list: --data-dir DIR), or set TFDS_DATA_DIR."
         ) from None
 
 

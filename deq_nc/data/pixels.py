@@ -146,6 +146,5 @@ def _room(shape: tuple[int, ...]) -> np.ndarray:
 def different_sizes(first: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> DataError:
     return DataError(
         f"Images must share one size: {first} is {shape[0]} x {shape[1]}, {other} is {other_shape[0]} x "
-        f"{other_shape[1]}. Set data.image-size to cut them square and resize them: --data.image-size 32, with make "
-        'ARGS="--data.image-size 32".'
+        f"{other_shape[1]}. Set data.image-size to cut them square and resize them: --data.image-size 32."
     )

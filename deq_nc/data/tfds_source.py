@@ -67,7 +67,7 @@ def locate(name: str, root: Path) -> Path:
         f"  to prepare it: deq-nc data prepare {base} --data-dir {root} (after make: .venv/bin/deq-nc ...)\n"
         f"  prepared on another machine: copy its folder {base}/<version>/ (dataset_info.json and the record files) "
         f"into {root / base}/\n"
-        "  prepared elsewhere on this one: pass --data.dir DIR (with make: DATA_DIR=DIR), or set TFDS_DATA_DIR"
+        "  prepared elsewhere on this one: pass --data.dir DIR, or set TFDS_DATA_DIR"
     )
 
 

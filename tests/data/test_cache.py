@@ -202,6 +202,6 @@ def test_without_a_home_the_cache_lies_beside_the_data_or_nowhere(tmp_path, monk
     monkeypatch.setattr(Path, "expanduser", homeless)
     assert cache_module.cache_roots(tmp_path) == [tmp_path / ".deq_nc_cache"]
     with pytest.raises(
-        DataError, match=r"no.*home folder, and this account has none|this account has none.*make: DATA_DIR"
+        DataError, match=r"no.*home folder, and this account has none|this account has none.*--data-dir DIR"
     ):
         load(DataConfig(name="cifar10"))
