@@ -10,7 +10,7 @@ import pytest
 from deq_nc.config import DataConfig, EquilibriumConfig, Experiment, ModelConfig
 from deq_nc.equilibrium import equilibrium
 from deq_nc.models import CELLS, Network
-from deq_nc.models.monotone import circular, splitting
+from deq_nc.models.monotone import accretive_inverse, circular, splitting
 
 GAIN, D, INNER = 0.8, 8, 6
 BASE = Experiment(
@@ -145,3 +145,26 @@ def test_explicit_arms_stack_relu_of_the_same_matrix(dense, arm):
     layer = np.maximum(x @ raw_matrix(cell) + np.asarray(cell["b"], np.float64), 0)
     output = network.apply(variables, IMAGE)
     np.testing.assert_allclose(output.features, layer + (x if arm == "residual" else 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.complex64])
+def test_the_inverse_of_an_accretive_matrix_and_its_gradient_are_those_of_a_float64_solve(kind):
+    """a with |a| <= 2 and Re <v, a v> >= |v|^2: 1 + alpha F of the splitting, at both ends of its range."""
+    rng = np.random.default_rng(0)
+    raw = rng.standard_normal((3, D, D)) + (1j * rng.standard_normal((3, D, D)) if kind is np.complex64 else 0)
+    turn = np.linalg.qr(raw)[0]
+    skew = raw - np.conj(np.swapaxes(raw, 1, 2))
+    skew /= np.linalg.norm(skew, 2, axis=(1, 2), keepdims=True)
+    stretch = turn * np.linspace(0, 1, D) @ np.conj(np.swapaxes(turn, 1, 2))  # hermitian, eigenvalues 0 .. 1
+    a = np.eye(D) + np.stack([skew[0], stretch[1], 0.5 * (stretch[2] + skew[2])])
+    exact, g = (
+        np.linalg.inv(a),
+        rng.standard_normal(a.shape) + (1j * rng.standard_normal(a.shape) if np.iscomplexobj(a) else 0),
+    )
+    assert np.linalg.norm(a, 2, axis=(1, 2)).max() <= 2 + 1e-9
+    with jax.default_matmul_precision("float32"):
+        came, back = jax.vjp(accretive_inverse, jnp.asarray(a, kind))
+        (gradient,) = back(jnp.asarray(g, kind))
+    np.testing.assert_allclose(came, exact, atol=3e-6)
+    turned = np.swapaxes(exact, 1, 2)  # jax's cotangents carry no conjugate
+    np.testing.assert_allclose(gradient, -turned @ g @ turned, atol=3e-5)
