@@ -88,7 +88,7 @@ def gradient_fidelity(
     """{mode: {"cosine", "error"}} of the gradient to (x, theta) against a dense solve at the same z*.
 
     g is the cotangent of z*, like z0; error is relative to the dense gradient's norm. Builds J: B n^2 numbers, so use a
-    micro-batch.
+    micro-batch. Call it outside jit: LAPACK solves, which in a program that several CPU devices share hangs.
     """
     rows = rows_of(z0)
 
