@@ -52,8 +52,8 @@ def residual_sums(
         e = jnp.where(inside[:, None], ((h - origin[row]) - shift[row]) * probe.scale, 0)
         x = e @ probe.inverse
         square = jnp.sum(e * e, 1)
-        fixed = jax.lax.stop_gradient((e, x, square, probe))
-        decisions = decide(*fixed, row, inside) if alone else decide_by_products(fixed[0], fixed[3], row)
+        fixed, far, tables = jax.lax.stop_gradient((e, square, probe))
+        decisions = decide(fixed, far, tables, row, inside) if alone else decide_by_products(fixed, tables, row)
         values = jnp.concatenate([jnp.sum(x * x, 1)[None], square[None], decisions]).T
         return ResidualSums(*class_sums(values, slot, k).T)
 
