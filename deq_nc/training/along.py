@@ -6,13 +6,14 @@ classifier reads all of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deq_nc.collapse import Collapse, measure, measure_trajectory, scalars
+from deq_nc.collapse import Collapse, measure_trajectory, scalars
 from deq_nc.data import padded_batches
 from deq_nc.sample import even_sample
 from deq_nc.training.evaluate import Features, classifier
@@ -27,16 +28,20 @@ TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
 SHOWN = ("nc1", "nc2_means", "nc3", "nc4", "accuracy")
 
 
-def layers(train: Features, test: Features, params: Any, num_classes: int) -> list[dict[str, Any]]:
-    """One row for H0 and one for the features the classifier sees, on train and on test images."""
+def layers(
+    collapse: Callable[[Features, Any, Any], Collapse], train: Features, test: Features, params: Any, majority: Any
+) -> list[dict[str, Any]]:
+    """One row for H0 and one for the features the classifier sees, on train and on test images.
+
+    `collapse` is that of a history line, so that one program a set serves all. The classifier does not read H0: there
+    nc3, nc4 and accuracy are None.
+    """
     rows = []
     for part, images in ((train, "train"), (test, "test")):
-        for layer, features, head in (
-            ("H0", part.initial, (None, None)),
-            ("features", part.features, classifier(params)),
-        ):
-            found = measure(features, part.labels, *head, num_classes=num_classes, mask=part.mask)
-            rows.append({"layer": layer, "images": images, **_row(scalars(found))})
+        for layer, seen in (("H0", part._replace(features=part.initial)), ("features", part)):
+            row = _row(scalars(jax.device_get(collapse(seen, params, majority))))
+            row |= dict.fromkeys(("nc3", "nc4", "accuracy")) if layer == "H0" else {}
+            rows.append({"layer": layer, "images": images, **row})
     return rows
 
 
@@ -54,16 +59,25 @@ def solve(
     unseen, behind, truth = _iterates(program, state, test)
     states, residuals, unseen, behind = _same_length(states, residuals, unseen, behind)
     weights, bias = classifier(one_copy(state.params))
-    found = {
-        "by_step": _rows("step", range(len(states)), states, residuals, labels, weights, bias, num_classes),
-        "by_tolerance": _rows("tol", TOLERANCES, *_at(states, residuals), labels, weights, bias, num_classes),
+    # Both lists in one call: each length of moments is a program of its own, seconds to compile.
+    moments, evidence = map(np.concatenate, zip((states, residuals), _at(states, residuals)))
+    collapse = measure_trajectory(jnp.asarray(moments), labels, weights, bias, num_classes=num_classes)
+    moved = np.linalg.norm(moments - states[-1][None], axis=2) / np.linalg.norm(states[-1], axis=1)[None]
+    right = (np.concatenate([unseen, _at(unseen, behind)[0]]) @ np.asarray(weights).T + np.asarray(bias)).argmax(2)
+    rows = [
+        {
+            "residual": float(evidence[i].max()),
+            "distance": float(moved[i].mean()),
+            **_row(_one(collapse, i)),
+            "test_accuracy": float(correct.mean()),
+            "test_accuracy_minority": None if majority.all() else float(correct[~majority[truth]].mean()),
+        }
+        for i, correct in enumerate(right == truth)
+    ]
+    return {
+        "by_step": [{"step": step, **row} for step, row in enumerate(rows[: len(states)])],
+        "by_tolerance": [{"tol": tol, **row} for tol, row in zip(TOLERANCES, rows[len(states) :])],
     }
-    for rows, features in ((found["by_step"], unseen), (found["by_tolerance"], _at(unseen, behind)[0])):
-        right = (features @ np.asarray(weights).T + np.asarray(bias)).argmax(2) == truth
-        for row, correct in zip(rows, right):
-            row["test_accuracy"] = float(correct.mean())
-            row["test_accuracy_minority"] = None if majority.all() else float(correct[~majority[truth]].mean())
-    return found
 
 
 def _iterates(program: Program, state: TrainState, part: Corpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -112,16 +126,6 @@ def _at(states: np.ndarray, residuals: np.ndarray) -> tuple[np.ndarray, np.ndarr
     first = np.where(reached.any(1), reached.argmax(1), len(states) - 1)
     rows = np.arange(states.shape[1])
     return states[first, rows[None]], residuals[first, rows[None]]
-
-
-def _rows(key, values, states, residuals, labels, weights, bias, num_classes) -> list[dict[str, Any]]:
-    found = measure_trajectory(jnp.asarray(states), jnp.asarray(labels), weights, bias, num_classes=num_classes)
-    last = states[-1]
-    moved = np.linalg.norm(states - last[None], axis=2) / np.linalg.norm(last, axis=1)[None]
-    return [
-        {key: value, "residual": float(residuals[i].max()), "distance": float(moved[i].mean()), **_row(_one(found, i))}
-        for i, value in enumerate(values)
-    ]
 
 
 def _one(found: Collapse, i: int) -> dict[str, float]:

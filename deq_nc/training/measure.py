@@ -138,9 +138,8 @@ class Measurer:
 
     def along(self, state: TrainState) -> dict[str, list[dict[str, Any]]]:
         """Collapse by layer, and for the deq arm along its solve (along.json)."""
-        classes = self.dataset.num_classes
-        train, test = self.features(state)
-        found = {"layers": along.layers(train, test, one_copy(state.params), classes)}
+        params = one_copy(state.params)
+        found = {"layers": along.layers(self.program.collapse, *self.features(state), params, self.majority)}
         if self.program.iterates is not None:
             found |= along.solve(self.program, self._state, self.train, self.test, self.dataset.majority)
         return found
