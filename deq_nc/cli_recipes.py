@@ -6,6 +6,8 @@ import dataclasses
 import importlib
 import os
 import pkgutil
+import runpy
+import traceback
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,16 +20,45 @@ T = TypeVar("T")
 
 def recipes() -> list[str]:
     """Names of the shipped recipes."""
-    import experiments.configs
+    import deq_nc.recipes
 
-    return sorted(module.name for module in pkgutil.iter_modules(experiments.configs.__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(deq_nc.recipes.__path__))
 
 
 def load_recipe(name: str) -> Experiment:
-    """The `experiment` of a shipped recipe. Raises ConfigError listing the known ones."""
-    if name not in recipes():
-        raise ConfigError(f"recipe: expected one of {', '.join(recipes())}, got {name!r}.")
-    return importlib.import_module(f"experiments.configs.{name}").experiment
+    """The `experiment` of a shipped recipe, or of a file of the user's, whose name then labels the runs.
+
+    Raises ConfigError listing the known ones, or with the file and what is wrong with it.
+    """
+    if name in recipes():
+        return importlib.import_module(f"deq_nc.recipes.{name}").experiment
+    if not name.endswith(".py"):
+        raise ConfigError(f"recipe: expected a file that ends in .py, or one of {', '.join(recipes())}, got {name!r}.")
+    path = expand_path(Path(name), "recipe")
+    if path.stem in recipes():
+        raise ConfigError(f"recipe {name}: {path.stem} is a shipped recipe, and runs are named by it. Rename the file.")
+    return dataclasses.replace(_experiment_of(path), recipe=path.stem)
+
+
+def _experiment_of(path: Path) -> Experiment:
+    if not path.is_file():
+        raise ConfigError(f"recipe {path}: no such file. Shipped recipes: {', '.join(recipes())}.")
+    try:
+        found = runpy.run_path(str(path), run_name=path.stem).get("experiment")
+    except ConfigError as error:
+        raise ConfigError(f"recipe {path}: {error}") from error
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = f", line {line}" if line else ""
+        raise ConfigError(f"recipe {path}{where}: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Experiment):
+        came = "nothing of that name" if found is None else type(found).__name__
+        raise ConfigError(
+            f"recipe {path}: expected `experiment`, a deq_nc.config.Experiment, got {came}. "
+            "Write: experiment = Experiment(...)"
+        )
+    return found
 
 
 def recipe_of(arguments: list[str], command: str) -> tuple[Experiment, list[str]]:
@@ -35,7 +66,7 @@ def recipe_of(arguments: list[str], command: str) -> tuple[Experiment, list[str]
     if arguments and arguments[0] in ("-h", "--help"):
         return Experiment(), arguments
     if not arguments or arguments[0].startswith("-"):
-        raise ConfigError(f"deq-nc {command}: expected a recipe first, one of {', '.join(recipes())}.")
+        raise ConfigError(f"deq-nc {command}: expected a recipe first: a .py file, or one of {', '.join(recipes())}.")
     return load_recipe(arguments[0]), arguments[1:]
 
 

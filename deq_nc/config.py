@@ -240,6 +240,8 @@ class Experiment:
         label = re.fullmatch(r"[A-Za-z0-9._-]{1,100}", self.recipe)
         what = "at most 100 letters, digits, dots, dashes and underscores"
         _require(label is not None, "recipe", what, self.recipe, "It names the folder of the runs.")
+        instead = f"A recipe of your own comes first on the command line: deq-nc train {self.recipe}."
+        _require(not self.recipe.endswith(".py"), "recipe", "a name for the runs, not a file", self.recipe, instead)
         _require(self.seed >= 0, "seed", "an integer >= 0", self.seed, "Seeds count from 0.")
         # The layer alone accepts tol = 0 (every step runs) and history = 1 (Picard); a run that meant either is a typo.
         _require(self.solver.tol > 0, "solver.tol", "a number > 0 in a run", self.solver.tol, "Try 1e-4.")

@@ -1,1 +1,1 @@
-"""Recipes (`configs`), benchmarks and committed results; nothing in deq_nc imports from here but the command line."""
+"""Benchmarks, studies, the campaign and committed results; not installed, run from a checkout."""

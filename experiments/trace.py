@@ -187,7 +187,10 @@ def trace(page: str, name: str = "page", root: Path = ROOT) -> tuple[list[str], 
 
 
 def main(pages: list[str]) -> int:
-    pages = pages or [page for page in ("README.md", "docs/results.md") if (ROOT / page).exists()]
+    pages = pages or ["README.md", "docs/results.md"]
+    if missing := [page for page in pages if not (ROOT / page).is_file()]:
+        print(f"{', '.join(missing)}: no such page in {ROOT}. Run this from a checkout of the project.")
+        return 2
     found = {page: trace((ROOT / page).read_text(encoding="utf-8"), page) for page in pages}
     for page, (errors, traced) in found.items():
         print(*errors, f"{page}: {traced} numbers traced, {len(errors)} errors", sep="\n")

@@ -14,7 +14,7 @@ import pytest
 import deq_nc.cli
 from deq_nc.cli import load_recipe, main, recipes
 from deq_nc.cli_recipes import parse_experiment
-from deq_nc.config import ConfigError, Experiment, UserError
+from deq_nc.config import ConfigError, DataConfig, Experiment, UserError
 from deq_nc.data import DataError
 from deq_nc.runs import Held, Lock, RunFolder
 from deq_nc.terminal import say_error
@@ -54,6 +54,8 @@ def refused(capsys, *arguments) -> str:
         (["train", "digits", "--train.epochs", "2.5"], ["2.5"]),
         (["train", "digits", "--train.learning-rate", "nan"], ["train.learning_rate", "finite", "nan"]),
         (["train", "digits", "--recipe", "../up"], ["recipe", "../up", "letters"]),
+        (["train", "digits", "--recipe", "mine.py"], ["comes first on the command line: deq-nc train mine.py"]),
+        (["train", "no_such.py"], ["no_such.py", "no such file", "digits"]),
         (["train", "digits", "--workdir=~nobody_of_this_name/x"], ["--workdir", "home folder"]),
         (["sweep", "digits", "--arm", "deq"], ["--arms deq explicit"]),
         (["sweep", "digits", "--seed=3"], ["--seeds 3"]),
@@ -85,9 +87,41 @@ def test_help_lists_commands_and_recipes(capsys):
 def test_every_recipe_is_valid_and_documented(name):
     import importlib
 
-    module = importlib.import_module(f"experiments.configs.{name}")
+    module = importlib.import_module(f"deq_nc.recipes.{name}")
     assert load_recipe(name).recipe == name
     assert "make train-balanced" in module.__doc__ and f"RECIPE={name}" in module.__doc__ or name == "digits"
+
+
+def write_recipe(folder, text, name="mine.py"):
+    (folder / name).write_text("from deq_nc.config import DataConfig, Experiment\n" + text)
+    return str(folder / name)
+
+
+def test_a_recipe_is_a_file_of_the_users(capsys, tmp_path):
+    path = write_recipe(tmp_path, "experiment = Experiment(seed=7, data=DataConfig(name='synthetic'))")
+    assert load_recipe(path) == Experiment(recipe="mine", seed=7, data=DataConfig(name="synthetic"))
+    assert main(["data", "show", path]) == 0
+    assert "synthetic" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text, name, words",
+    [
+        ("x = 1", "mine.py", ["expected `experiment`", "nothing of that name"]),
+        ("experiment = {'seed': 1}", "mine.py", ["got dict", "experiment = Experiment(...)"]),
+        ("\nimport no_such_module", "mine.py", ["line 3: ModuleNotFoundError: No module named"]),
+        ("experiment = (", "mine.py", ["line 2: SyntaxError"]),
+        ("raise SystemExit(0)", "mine.py", ["line 2: SystemExit"]),
+        ("experiment = Experiment(seed=-1)", "mine.py", ["seed: expected an integer >= 0, got -1"]),
+        ("experiment = Experiment()", "digits.py", ["digits is a shipped recipe", "Rename the file"]),
+        ("experiment = Experiment()", "a b.py", ["recipe: expected at most 100 letters", "'a b'"]),
+    ],
+)
+def test_a_recipe_that_is_none_is_said_with_its_file_and_the_reason(capsys, tmp_path, text, name, words):
+    path = write_recipe(tmp_path, text, name)
+    message = refused(capsys, "train", path)
+    for word in (path if "at most" not in words[0] else "", *words):
+        assert word in message, message
 
 
 def test_measure_reads_a_file_from_anywhere(capsys, tmp_path):

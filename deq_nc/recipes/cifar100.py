@@ -9,7 +9,7 @@ Cost: as `cifar10`. Results: not measured.
 
 import dataclasses
 
-from experiments.configs.cifar10 import experiment as cifar10
+from deq_nc.recipes.cifar10 import experiment as cifar10
 
 experiment = dataclasses.replace(
     cifar10, recipe="cifar100", data=dataclasses.replace(cifar10.data, name="cifar100", majority=30)
