@@ -36,10 +36,13 @@ def _same(kernel: Array) -> list[tuple[int, int]]:
 
 
 def _conv(x: Array, kernel: Array, padding: list[tuple[int, int]]) -> Array:
+    def direct(x: Array, kernel: Array) -> Array:
+        return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=LAYOUT)
+
     even = x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0
-    if jax.default_backend() == "cpu" and kernel.shape[:2] == (3, 3) and even and x.dtype.itemsize >= 4:
-        return winograd(x, kernel)
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=LAYOUT)
+    if kernel.shape[:2] == (3, 3) and even and x.dtype.itemsize >= 4:
+        return lax.platform_dependent(x, kernel, cpu=winograd, default=direct)
+    return direct(x, kernel)
 
 
 def winograd(x: Array, kernel: Array) -> Array:
