@@ -84,7 +84,7 @@ benchmark: $(BENCH)
 	@$(BIN)/python -m experiments.benchmarks.equilibrium $(ARGS)
 
 test: $(DEV)
-	@$(BIN)/python -m pytest -q -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 lint: $(DEV)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
