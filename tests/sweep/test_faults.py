@@ -191,7 +191,7 @@ def test_a_sweep_that_is_stopped_still_says_that_a_run_failed(tmp_path, monkeypa
 def test_ctrl_c_reaches_every_process_and_each_saves_once_and_the_next_call_goes_on(tmp_path):
     command = [sys.executable, "-m", "experiments.campaign._fake_run", "sweep", *OPTIONS, "--workdir", str(tmp_path)]
     command += ["--jobs", "2", "--seeds", "2"]
-    environment = {**os.environ, "DEQ_NC_FAKE_SECONDS": "0.3", "XLA_FLAGS": ""}
+    environment = {**os.environ, "DEQ_NC_FAKE_SECONDS": "0.3", "XLA_FLAGS": os.environ["ONE_DEVICE_FLAGS"]}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
     until = time.monotonic() + 200
@@ -204,6 +204,16 @@ def test_ctrl_c_reaches_every_process_and_each_saves_once_and_the_next_call_goes
     assert not list(tmp_path.rglob("failed.txt")) and not all(folder.finished for folder in folders(tmp_path).values())
     assert main(["sweep", *OPTIONS, "--workdir", str(tmp_path), "--jobs", "1", "--seeds", "2"]) == 0
     assert len(folders(tmp_path)) == 4 and all(map(whole, folders(tmp_path).values()))
+
+
+def test_the_last_shard_makes_the_page(tmp_path, capsys):
+    command = ["sweep", *OPTIONS, "--workdir", str(tmp_path), "--jobs", "1"]
+    assert main([*command, "--shard", "1/2"]) == 0
+    first = capsys.readouterr().out
+    assert main([*command, "--shard", "2/2"]) == 0
+    second = capsys.readouterr().out
+    assert "1 of 1 runs done" in first and "left to the others" in first and "page:" not in first
+    assert "1 of 1 runs done" in second and "page: 2 runs" in second and all(map(whole, folders(tmp_path).values()))
 
 
 def test_fresh_renames_what_is_there_and_starts_over(tmp_path, capsys):

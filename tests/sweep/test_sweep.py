@@ -158,12 +158,12 @@ def test_runs_in_worker_processes_say_lines_and_draw_no_bar(monkeypatch, tmp_pat
 
 OPTIONS = (
     "digits --grid --majorities 3 --ratios 10 --arms explicit --jobs 2 --model.encoder identity --model.features 16 "
-    "--model.inner 16 --train.epochs 30 --train.measurements 20 --train.checkpoint-seconds 0"
+    "--model.inner 16 --train.epochs 12 --train.measurements 12 --train.checkpoint-seconds 0"
 ).split()
 
 
 def start(root: Path, *more: str) -> subprocess.Popen:
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": os.environ["ONE_DEVICE_FLAGS"], "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "deq_nc", "sweep", *OPTIONS, "--workdir", str(root), *more]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -179,7 +179,7 @@ def test_a_grid_killed_in_the_middle_ends_with_identical_tables(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     process = start(killed)
     until = time.monotonic() + 200
-    while not [h for h in killed.rglob("history.jsonl") if len(h.read_text().splitlines()) >= 3]:
+    while not [h for h in killed.rglob("history.jsonl") if h.read_text().count("\n") >= 2]:
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.05)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -191,10 +191,7 @@ def test_a_grid_killed_in_the_middle_ends_with_identical_tables(tmp_path):
         time.sleep(0.05)
     assert not list(killed.rglob("tables.md"))
 
-    first = finish(start(killed, "--shard", "1/2"))
-    second = finish(start(killed, "--shard", "2/2"))
-    assert "1 of 1 runs done" in first and "left to the others" in first and "page:" not in first
-    assert "1 of 1 runs done" in second and "page:" in second
+    assert "2 of 2 runs done" in finish(start(killed))
     finish(start(whole))
     for name in ("tables.md", "tables.csv", "tables.tex", "runs.csv"):
         assert (killed / "digits-grid" / name).read_text() == (whole / "digits-grid" / name).read_text(), name

@@ -52,7 +52,7 @@ def test_no_lapack_in_a_program_of_two_devices(tiny, cell):
 
 def test_a_run_on_two_devices_ends(tmp_path):
     """Train, then measure again: processes of their own, since the number of devices is set before JAX starts."""
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "2"}
+    environment = os.environ | {"XLA_FLAGS": os.environ["ONE_DEVICE_FLAGS"], "JAX_NUM_CPU_DEVICES": "2"}
     small = "--data.name synthetic --data.synthetic-classes 4 --model.encoder identity --model.cell dense "
     small += "--model.features 16 --model.inner 16 --train.epochs 1 --train.batch-size 64"
     for command in (["train", "digits", "--arm", "deq", *small.split(), "--workdir"], ["measure"]):
