@@ -1,11 +1,13 @@
 """Imports point one way, and each library stays in its folder."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1] / "deq_nc"
+PAGE = ROOT.parent / "docs" / "architecture.md"
 ALLOWED = {
     "config": set(),
     "recipes": {"config"},
@@ -68,3 +70,14 @@ def test_the_required_packages_are_used():
 @pytest.mark.parametrize("name", ["config", "npz", "terminal"])
 def test_the_ground_does_not_import_jax(name):
     assert not any(name.split(".")[0] == "jax" for name in imported(ROOT / f"{name}.py"))
+
+
+def test_the_page_of_the_architecture_is_true():
+    """Its rooms are those of the code, each may import what ALLOWED says, and its paths exist."""
+    text = PAGE.read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \|(.*)\|$", text, flags=re.M)
+    assert {room: set(re.findall(r"`(\w+)`", allowed)) for room, allowed in rows} == ALLOWED
+    assert len(rows) == len(ALLOWED), "a room has two rows"
+    assert {part(path) for path in FILES if not part(path).startswith(("cli", "__"))} == set(ALLOWED)
+    for name in re.findall(r"`(\w+/\w+\.py)`", text):
+        assert name == "recipes/NAME.py" or (ROOT / name).exists() or (ROOT.parent / name).exists(), name
