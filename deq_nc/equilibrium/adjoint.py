@@ -58,16 +58,19 @@ def solve_adjoint(
 
 
 def _at_scale(u: Array, residual: Array, g: Array) -> tuple[Array, Array]:
-    """u of g / unit(g) brought to the scale of g, and the larger of its residual and what that loses of ||u||."""
+    """u of g / unit(g) brought to the scale of g; the largest of its residual and of what ||u|| and ||g|| have lost."""
     size = unit(g)[:, None]
-    back = u * size
+    back, scaled = u * size, g * inverse(size)
     lost = ratio(row_norm(back * inverse(size) - u), row_norm(u))
-    # Where subnormal numbers count as 0, a g made of them is 0 and so is its u: all is lost. The mantissa is asked,
-    # because LLVM turns `magnitude(g) > 0` into a comparison of floats.
-    subnormal = jnp.any(magnitude(g) % 2 ** jnp.finfo(g.dtype).nmant > 0, axis=1)
-    vanished = subnormal & jnp.all(g * inverse(size) == 0, axis=1)
+    # Entries of g below the type's normal numbers, where those are read as 0: their mantissa says what they were. It
+    # is put behind a 1 and the 1 taken away, since XLA multiplies constants first, and 2^-23 tiny is such a number.
+    info, one = jnp.finfo(g.dtype), jnp.ones_like(g)
+    mantissa = lax.bitcast_convert_type(magnitude(g) % 2**info.nmant | magnitude(one), g.dtype) - one
+    below = mantissa * (float(info.tiny) * inverse(size))
+    unread = jnp.where(scaled == 0, below, 0)
+    lost = jnp.fmax(lost, ratio(square_norm(unread), square_norm(scaled + unread)))  # NaN of g is in the residual
     fits = jnp.all(jnp.isfinite(back), axis=1)
-    residual = jnp.where(fits, jnp.maximum(residual, jnp.where(vanished, 1, lost)), jnp.inf)
+    residual = jnp.where(fits, jnp.maximum(residual, lost), jnp.inf)
     return jnp.where(fits[:, None], back, 0), residual
 
 

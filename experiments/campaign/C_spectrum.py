@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -43,9 +44,13 @@ def _apply(z, x, theta):
     return jnp.einsum("bij,bj->bi", theta, z, precision="highest")
 
 
+@functools.partial(jax.jit, static_argnames="measure")
+def _jitted(at, measure: Callable):  # one program a size, whatever the kind
+    return measure(_apply, jnp.zeros(at.shape[:2]), None, at, jax.random.key(0))
+
+
 def _measured(measure: Callable, matrices: np.ndarray):
-    at = jnp.asarray(matrices, jnp.float32)
-    return jax.device_get(jax.jit(lambda at: measure(_apply, jnp.zeros(at.shape[:2]), None, at, jax.random.key(0)))(at))
+    return jax.device_get(_jitted(jnp.asarray(matrices, jnp.float32), measure))
 
 
 def _radius(name: str, groups: list) -> Case:

@@ -52,6 +52,12 @@ def test_what_falls_out_of_the_type_is_counted_and_zero_is_zero(adjoint):
         error = np.linalg.norm(np.asarray(u, np.float64) - true, axis=1) / np.linalg.norm(true, axis=1)
         assert (error <= np.asarray(stats.residual) * 2 + 1e-4).all(), (scale, error, stats.residual)
         np.testing.assert_array_equal(stats.converged, (np.asarray(stats.residual) <= 1e-5))
+    given = np.full((B, n), 1e-36, np.float32)
+    given[0, 1] = 8e-39  # XLA's CPU code reads 0 there, and 5e-3 of g has not been seen
+    u, stats = gradient(given, config)
+    true = np.linalg.solve((np.eye(n) - R.astype(np.float64)).T, given.astype(np.float64).T).T
+    error = np.linalg.norm(np.asarray(u, np.float64) - true, axis=1) / np.linalg.norm(true, axis=1)
+    np.testing.assert_array_equal(stats.converged, error < 1e-4)
     u, stats = gradient(np.full((B, n), 3e38, np.float32), config)  # u would be larger than the type
     assert np.isfinite(u).all() and (stats.converged == (np.abs(u) > 0).all(1)).all()
     u, stats = gradient(np.zeros((B, n), np.float32), config)
