@@ -76,7 +76,9 @@ def test_fewer_rows_are_evaluated():
 def test_second_derivatives_are_those_of_the_whole_batch():
     with jax.enable_x64(True):
         x, M, _ = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), data())
-        config = EquilibriumConfig(tol=1e-11, max_steps=300, adjoint_tol=1e-11, adjoint_max_steps=300, history=8)
+        config = EquilibriumConfig(
+            solver="fixed_point", tol=1e-11, max_steps=400, adjoint="neumann", adjoint_tol=1e-11, adjoint_max_steps=400
+        )
 
         def product(compact):  # the Hessian's product with M itself
             def loss(M):
