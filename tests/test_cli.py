@@ -13,11 +13,11 @@ import pytest
 
 import deq_nc.cli
 from deq_nc.cli import load_recipe, main, recipes
-from deq_nc.cli_recipes import parse_experiment
+from deq_nc.cli.recipes import parse_experiment
+from deq_nc.cli.terminal import say_error
 from deq_nc.config import ConfigError, DataConfig, Experiment, UserError
 from deq_nc.data import DataError
 from deq_nc.runs import Held, Lock, RunFolder
-from deq_nc.terminal import say_error
 from deq_nc.training import TrainingError
 
 
@@ -264,7 +264,7 @@ def test_a_terminal_that_lacks_letters_a_reader_that_leaves_and_closed_streams_l
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_make_refuses_another_python_and_cleans_only_what_it_made(tmp_path):
-    root = Path(deq_nc.cli.__file__).parents[1]
+    root = Path(deq_nc.cli.__file__).parents[2]
     (tmp_path / "Makefile").write_text((root / "Makefile").read_text())
     for name in ("runs/digits-balanced", "deq_nc/__pycache__", "experiments", "tests", ".venv/bin", ".pytest_cache"):
         (tmp_path / name).mkdir(parents=True)

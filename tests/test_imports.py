@@ -12,7 +12,6 @@ ALLOWED = {
     "config": set(),
     "recipes": {"config"},
     "sample": set(),
-    "terminal": {"config", "names"},
     "npz": set(),
     "names": set(),
     "disk": set(),
@@ -67,7 +66,7 @@ def test_the_required_packages_are_used():
     assert {"jax", "flax", "optax", "jaxopt", "tensorflow_datasets", "orbax"} <= used
 
 
-@pytest.mark.parametrize("name", ["config", "npz", "terminal"])
+@pytest.mark.parametrize("name", ["config", "npz", "cli/terminal"])
 def test_the_ground_does_not_import_jax(name):
     assert not any(name.split(".")[0] == "jax" for name in imported(ROOT / f"{name}.py"))
 

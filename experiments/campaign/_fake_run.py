@@ -67,14 +67,15 @@ def start(*arguments: Any) -> None:
 
 
 def main() -> int:
-    import deq_nc.cli as cli
+    import deq_nc.cli
+    import deq_nc.cli.sweep as command
     import deq_nc.sweep.run as run
     import deq_nc.sweep.workers as workers
     from experiments.campaign import _fake_run as fake
 
     run.train, workers._start = fake.train, fake.start  # by the name that a worker process finds
-    cli._report = lambda runs, *rest: print(f"page: {len(runs)} runs") or 0
-    return cli.main(sys.argv[1:])
+    command.make_page = lambda runs, *rest: print(f"page: {len(runs)} runs") or 0
+    return deq_nc.cli.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import deq_nc.cli
+import deq_nc.cli.sweep
 import deq_nc.sweep.run
 import deq_nc.sweep.workers
 import deq_nc.training.leader
@@ -34,7 +34,7 @@ OPTIONS = "digits --data.name synthetic --model.encoder identity --train.batch-s
 def runs_that_learn_nothing(monkeypatch):
     monkeypatch.setattr(deq_nc.sweep.run, "train", fake.train)
     monkeypatch.setattr(deq_nc.sweep.workers, "_start", fake.start)
-    monkeypatch.setattr(deq_nc.cli, "_report", lambda runs, *rest: print(f"page: {len(runs)} runs") or 0)
+    monkeypatch.setattr(deq_nc.cli.sweep, "make_page", lambda runs, *rest: print(f"page: {len(runs)} runs") or 0)
 
 
 def folders(root: Path) -> dict[str, RunFolder]:

@@ -1,48 +1,23 @@
-"""`deq-nc train` and `deq-nc sweep`."""
+"""`deq-nc sweep`: arms and seeds of a setting or of a grid, then the page."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
-from deq_nc.cli_recipes import at_home, expand_path, parse_experiment, parse_options, recipe_of
-from deq_nc.config import ARMS, Arm, ConfigError, Experiment, UserError
+from deq_nc.cli.recipes import check_data, expand_path, parse_experiment, recipe_of
+from deq_nc.cli.report import make_page
+from deq_nc.cli.terminal import say_error
+from deq_nc.cli.train import put_folders_aside
+from deq_nc.config import ARMS, Arm, ConfigError, UserError
 
 SEEDS = 10_000
 NAMED = 5  # runs in use that a refusal lists
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """One run: one arm, one seed. What is finished is left alone, what was interrupted goes on."""
-
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Experiment)
-    wait: bool = False
-    """Wait where another process is at work in the run's folder, instead of leaving with exit code 3."""
-    fresh: bool = False
-    """Start over: an earlier run's folder is renamed (FOLDER-old-1), never deleted."""
-
-
-def train_command(arguments: list[str]) -> int:
-    recipe, rest = recipe_of(arguments, "train")
-    options = parse_options(TrainOptions, TrainOptions(recipe), rest, "deq-nc train RECIPE")
-    experiment = at_home(options.experiment)
-    _check_data(experiment)
-    from deq_nc.runs import default_workdir
-    from deq_nc.training import initialize_hosts, train
-
-    initialize_hosts()
-    if options.fresh:
-        folder = Path(experiment.workdir) if experiment.workdir else default_workdir(experiment)
-        _put_aside([folder], options.wait)
-    train(experiment, wait=options.wait)
-    return 0
 
 
 @dataclass(frozen=True)
@@ -76,15 +51,15 @@ class SweepOptions:
     """Start over: folders of earlier runs of this sweep are renamed (FOLDER-old-1), never deleted."""
 
 
-def sweep_command(arguments: list[str], page: Callable[..., Any], fail: Callable[[str, int], int]) -> int:
-    """`page` makes the report of runs, `fail` says an error; exit code 1 where a run failed, 3 where one is in use."""
+def sweep_command(arguments: list[str]) -> int:
+    """Exit code 1 where a run failed, 3 where one is in use."""
     recipe, rest = recipe_of(arguments, "sweep")
     options, rest = tyro.cli(SweepOptions, args=rest, prog="deq-nc sweep RECIPE", return_unknown_args=True)
     _check_options(options, rest)
     root = expand_path(options.workdir, "--workdir")
     part, parts = _shard(options.shard)
     base = parse_experiment(recipe, rest, "deq-nc sweep RECIPE")
-    _check_data(base)
+    check_data(base)
     from deq_nc.sweep import check, execute, grid, sweep
     from deq_nc.sweep.status import read
     from deq_nc.training import initialize_hosts
@@ -100,13 +75,13 @@ def sweep_command(arguments: list[str], page: Callable[..., Any], fail: Callable
     if not options.wait:
         _refuse_held(mine)
     if options.fresh:
-        _put_aside([Path(run.workdir) for cell in mine for run in cell.runs], options.wait)
+        put_folders_aside([Path(run.workdir) for cell in mine for run in cell.runs], options.wait)
         check(mine)
     outcome = execute(mine, root, options.jobs or _cores(len(mine)), quiet=options.grid, wait=options.wait)
     for path, text in outcome.failed.items():
-        fail(f"{path}: {text}", 1)
+        say_error(f"{path}: {text}", 1)
     for text in outcome.held.values():
-        fail(text, 3)
+        say_error(text, 3)
     code = 1 if outcome.failed else 3 if outcome.held else 0
     if outcome.stopped:
         print("stopped; the same command goes on from here")
@@ -118,10 +93,10 @@ def sweep_command(arguments: list[str], page: Callable[..., Any], fail: Callable
         return code
     if found := [path for path in steps if _readable(path)]:
         try:
-            shown = page(found, None, list(steps) if options.grid else (), options.wait)
+            shown = make_page(found, None, list(steps) if options.grid else (), options.wait)
             return code or shown
         except (UserError, OSError) as error:
-            fail(f"the page was not made: {error}", 1)
+            say_error(f"the page was not made: {error}", 1)
             return code or getattr(error, "exit_code", 1)
     return code
 
@@ -184,14 +159,6 @@ def _refuse_held(cells: Sequence[Any]) -> None:
     led(refuse)
 
 
-def _put_aside(folders: Sequence[Path], wait: bool) -> None:
-    """No process looks at a folder before it has its new name."""
-    from deq_nc.runs import put_aside
-    from deq_nc.training import led
-
-    led(lambda sleep: [put_aside(folder, wait, sleep) for folder in folders])
-
-
 def _readable(path: Path) -> bool:
     """Whether the page can show the run: it measured something, and its files say what it is."""
     from deq_nc.runs import RunFolder
@@ -202,10 +169,3 @@ def _readable(path: Path) -> bool:
         return folder.history_path.exists()
     except (UserError, OSError):
         return False
-
-
-def _check_data(experiment: Experiment) -> None:
-    """Missing data is said before the slow imports of training."""
-    from deq_nc.data import load
-
-    load(experiment.data)

@@ -83,6 +83,13 @@ def parse_experiment(default: Experiment, arguments: list[str], prog: str) -> Ex
     return at_home(parse_options(Experiment, default, arguments, prog))
 
 
+def check_data(experiment: Experiment) -> None:
+    """Missing data is said before the slow imports of training."""
+    from deq_nc.data import load
+
+    load(experiment.data)
+
+
 def at_home(experiment: Experiment) -> Experiment:
     """`experiment` with `~` in its paths expanded."""
     data = experiment.data
