@@ -40,6 +40,8 @@ def make_page(runs: list[Path], out: Path | None, planned: Sequence[Path] = (), 
     from rich.console import Console
     from rich.table import Table
 
+    from deq_nc.report import make_report
+
     found = make_report(runs, out, planned, wait)
     rows = found.rows
     if found.grid:
