@@ -96,7 +96,7 @@ def onto_nuclear_ball(x: Float[Array, "m n"], radius: Float[Array, ""]) -> Float
     return (u * jnp.maximum(s - theta, 0.0)[None, :]) @ vt
 
 
-def cross_entropies(logits: Float[Array, "K K"]) -> Float[Array, K]:
+def cross_entropies(logits: Float[Array, "K K"]) -> Float[Array, " K"]:
     """CE(Z e_k, k) [K] = softplus(logsumexp_{j != k} (z_jk - z_kk)): exact relative digits however small."""
     k = logits.shape[0]
     z = logits - jnp.diagonal(logits)[None, :]
