@@ -66,16 +66,16 @@ def sweep_command(arguments: list[str]) -> int:
 
     settings = grid(base, options.majorities, options.ratios) if options.grid else [base]
     arms = tuple(dict.fromkeys(options.arms or (ARMS if options.grid else ("explicit", "deq"))))
-    cells = sweep(settings, arms, options.seeds, root, options.updates or 0)
+    jobs = sweep(settings, arms, options.seeds, root, options.updates or 0)
     # The longest first: what is left at the end is short, and no worker waits long for the last.
-    mine = sorted(cells, key=lambda cell: -cell.steps)[part - 1 :: parts]
+    mine = sorted(jobs, key=lambda job: -job.steps)[part - 1 :: parts]
     if not options.fresh:
-        check(cells)
+        check(jobs)
     initialize_hosts()
     if not options.wait:
         _refuse_held(mine)
     if options.fresh:
-        put_folders_aside([Path(run.workdir) for cell in mine for run in cell.runs], options.wait)
+        put_folders_aside([Path(run.workdir) for job in mine for run in job.runs], options.wait)
         check(mine)
     outcome = execute(mine, root, options.jobs or _cores(len(mine)), quiet=options.grid, wait=options.wait)
     for path, text in outcome.failed.items():
@@ -86,7 +86,7 @@ def sweep_command(arguments: list[str]) -> int:
     if outcome.stopped:
         print("stopped; the same command goes on from here")
         return code
-    steps = {Path(run.workdir): cell.steps for cell in cells for run in cell.runs}
+    steps = {Path(run.workdir): job.steps for job in jobs for run in job.runs}
     missing = sum(not read(path, steps[path]).finished for path in steps) - len(outcome.failed) - len(outcome.held)
     if missing > 0 and parts > 1:
         print(f"shard {options.shard} is done; {missing} runs are left to the others. The last one makes the page.")
@@ -128,24 +128,24 @@ def _shard(text: str | None) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def _cores(cells: int) -> int:
+def _cores(jobs: int) -> int:
     """Jobs of a sweep: one a core on CPU, one in all on an accelerator or over several hosts."""
     import jax
 
     if jax.default_backend() != "cpu" or jax.process_count() > 1:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(min(cores, cells), 1)
+    return max(min(cores, jobs), 1)
 
 
-def _refuse_held(cells: Sequence[Any]) -> None:
+def _refuse_held(jobs: Sequence[Any]) -> None:
     """Raises Held before the first run where another process is at work on one of them."""
     from deq_nc.runs import Held
     from deq_nc.sweep import holders
     from deq_nc.training import led
 
     def refuse(_: Any) -> None:
-        if not (found := holders(cells)):
+        if not (found := holders(jobs)):
             return
         lines = [f"  {path}: {holder}" for path, holder in found.items()]
         more = [f"  and {len(lines) - NAMED} more"] if len(lines) > NAMED else []

@@ -4,7 +4,7 @@ A run's folder is the only record: a sweep that is killed at any moment reads th
 knows a model or a number of a run; `training.train` does one run, `report` reads what is left.
 """
 
-from deq_nc.sweep.plan import Cell, check, grid, holders, sweep
+from deq_nc.sweep.plan import Job, check, grid, holders, sweep
 from deq_nc.sweep.run import Outcome, execute
 
-__all__ = ["Cell", "Outcome", "check", "execute", "grid", "holders", "sweep"]
+__all__ = ["Job", "Outcome", "check", "execute", "grid", "holders", "sweep"]

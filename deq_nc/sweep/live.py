@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deq_nc.names import printable
-from deq_nc.sweep.plan import Cell
+from deq_nc.sweep.plan import Job
 from deq_nc.sweep.status import Watch, clock
 
 PLAIN_SECONDS = 60.0  # between two plain lines
@@ -50,8 +50,8 @@ class Live:
     def line(self) -> str:
         """`12 of 200 runs done, 2 at work (...), 186 left, 0 failed, 0:12:34 gone, ETA 1:02:03`."""
         watch, names = self.watch, []
-        for cell in watch.cells:
-            names += [f"{state.path.parent.name}/{state.path.name} {share}" for state, share in self._at_work(cell)]
+        for job in watch.jobs:
+            names += [f"{state.path.parent.name}/{state.path.name} {share}" for state, share in self._at_work(job)]
         failed, held = len(watch.failed), len(watch.held)
         left = watch.total - watch.done - len(names) - failed - held
         at_work = f" ({printable(', '.join(names))})" if names else ""
@@ -62,23 +62,23 @@ class Live:
             f"{clock(time.monotonic() - self._begun)} gone, ETA {watch.eta()}"
         )
 
-    def _at_work(self, cell: Cell) -> list[tuple[Any, str]]:
-        working = [state for state in self.watch.of(cell) if state.path in self.watch.working and not state.finished]
-        return [(state, f"{state.step / cell.steps:.0%}" if state.step else "starting") for state in working]
+    def _at_work(self, job: Job) -> list[tuple[Any, str]]:
+        working = [state for state in self.watch.of(job) if state.path in self.watch.working and not state.finished]
+        return [(state, f"{state.step / job.steps:.0%}" if state.step else "starting") for state in working]
 
     def _table(self) -> Table:
         """Settings by arms: runs done of all, the share of those at work, failures."""
-        arms = list(dict.fromkeys(cell.arm for cell in self.watch.cells))
+        arms = list(dict.fromkeys(job.arm for job in self.watch.jobs))
         table = Table("setting", *arms)
         rows: dict[str, dict[str, str]] = {}
-        for cell in self.watch.cells:
-            states = self.watch.of(cell)
+        for job in self.watch.jobs:
+            states = self.watch.of(job)
             text = f"{sum(state.finished for state in states)}/{len(states)}"
-            text += "".join(f" +{share}" for _, share in self._at_work(cell))
+            text += "".join(f" +{share}" for _, share in self._at_work(job))
             for word, paths in (("failed", self.watch.failed), ("in use", self.watch.held)):
                 if count := sum(state.path in paths for state in states):
                     text += f" {count} {word}"
-            rows.setdefault(cell.setting, {})[cell.arm] = text
+            rows.setdefault(job.setting, {})[job.arm] = text
         for setting, texts in rows.items():
             table.add_row(Text(printable(setting)), *(texts.get(arm, "") for arm in arms))
         return table

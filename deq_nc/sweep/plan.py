@@ -19,7 +19,7 @@ from deq_nc.training import versions
 
 
 @dataclass(frozen=True)
-class Cell:
+class Job:
     """One setting and one arm, all seeds: they share a compiled program, so one worker runs them in a row."""
 
     setting: str  # the folder that holds its runs
@@ -54,12 +54,12 @@ def grid(
 
 def sweep(
     settings: Sequence[Experiment], arms: Sequence[str], seeds: int, workdir: Path, updates: int = 0
-) -> list[Cell]:
-    """The cells of settings x arms; a setting whose epochs hold fewer than `updates` steps gets more epochs.
+) -> list[Job]:
+    """The jobs of settings x arms; a setting whose epochs hold fewer than `updates` steps gets more epochs.
 
     Raises DataError for a data set that is not there or leaves a class empty.
     """
-    cells = []
+    jobs = []
     for setting, dataset in zip(settings, _datasets([setting.data for setting in settings])):
         count, checksums = steps_per_epoch(len(dataset.train_labels), setting.train.batch_size), dataset.checksums()
         epochs = max(setting.train.epochs, math.ceil(updates / count))
@@ -70,8 +70,8 @@ def sweep(
                 experiment = dataclasses.replace(setting, arm=arm, seed=seed)
                 folder = default_workdir(experiment, workdir)
                 runs.append(dataclasses.replace(experiment, workdir=str(folder)))
-            cells.append(Cell(folder.parent.name, arm, tuple(runs), count * epochs, checksums))
-    return cells
+            jobs.append(Job(folder.parent.name, arm, tuple(runs), count * epochs, checksums))
+    return jobs
 
 
 def _datasets(data: Sequence[DataConfig]) -> list[Dataset]:
@@ -90,11 +90,11 @@ def _datasets(data: Sequence[DataConfig]) -> list[Dataset]:
     return found
 
 
-def check(cells: Sequence[Cell]) -> None:
+def check(jobs: Sequence[Job]) -> None:
     """Raises ConfigError if a run's folder holds another configuration, other data, or results of other versions."""
     now, seen = versions(), set()
-    for cell in cells:
-        for experiment in cell.runs:
+    for job in jobs:
+        for experiment in job.runs:
             folder = RunFolder(Path(experiment.workdir))
             if folder.path in seen:
                 raise ConfigError(
@@ -102,7 +102,7 @@ def check(cells: Sequence[Cell]) -> None:
                 )
             seen.add(folder.path)
             try:
-                folder.check(experiment, cell.checksums)
+                folder.check(experiment, job.checksums)
                 then = (folder.summary() or {}).get("versions")
             except RunError:
                 continue  # this run's failure, or made again: `train` says
@@ -118,11 +118,11 @@ def check(cells: Sequence[Cell]) -> None:
                 )
 
 
-def holders(cells: Sequence[Cell]) -> dict[Path, str]:
+def holders(jobs: Sequence[Job]) -> dict[Path, str]:
     """The runs not finished that another process is at work on, and which."""
     found = {}
-    for cell in cells:
-        for run in cell.runs:
+    for job in jobs:
+        for run in job.runs:
             path = Path(run.workdir)
             if not RunFolder(path).finished and (holder := holder_of(path)) is not None:
                 found[path] = holder

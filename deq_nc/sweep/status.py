@@ -11,7 +11,7 @@ from typing import Literal
 from deq_nc.config import ConfigError
 from deq_nc.runs import RunFolder
 from deq_nc.runs.history import last_step
-from deq_nc.sweep.plan import Cell
+from deq_nc.sweep.plan import Job
 
 Kind = Literal["began", "ended", "failed", "held"]
 
@@ -38,8 +38,8 @@ def read(path: Path, steps: int) -> State:
 class Watch:
     """States of a sweep's runs against the clock; finished runs are read once."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
-        self.cells = cells
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs = jobs
         self.states: dict[Path, State] = {}
         self.working: set[Path] = set()
         self.failed: dict[Path, str] = {}
@@ -57,11 +57,11 @@ class Watch:
             (self.failed if kind == "failed" else self.held)[path] = text
 
     def look(self) -> None:
-        for cell in self.cells:
-            for run in cell.runs:
+        for job in self.jobs:
+            for run in job.runs:
                 path = Path(run.workdir)
                 if path not in self.states or not self.states[path].finished:
-                    self.states[path] = read(path, cell.steps)
+                    self.states[path] = read(path, job.steps)
         if not self._seen or self.steps != self._seen[-1][1]:
             self._seen.append((time.monotonic(), self.steps))
 
@@ -77,8 +77,8 @@ class Watch:
     def steps(self) -> int:
         return sum(state.step for state in self.states.values())
 
-    def of(self, cell: Cell) -> list[State]:
-        return [self.states[Path(run.workdir)] for run in cell.runs]
+    def of(self, job: Job) -> list[State]:
+        return [self.states[Path(run.workdir)] for run in job.runs]
 
     def eta(self) -> str:
         """h:mm:ss for the steps left of runs that neither failed nor are held; "-" until two measurements are seen.
@@ -92,9 +92,9 @@ class Watch:
         half = (self._seen[1][0] + now) / 2
         then, before = max((seen for seen in self._seen[1:-1] if seen[0] <= half), default=self._seen[1])
         left = sum(
-            cell.steps - state.step
-            for cell in self.cells
-            for state in self.of(cell)
+            job.steps - state.step
+            for job in self.jobs
+            for state in self.of(job)
             if state.path not in self.failed and state.path not in self.held
         )
         return clock((now - then) / (steps - before) * left) if steps > before else "-"

@@ -1,4 +1,4 @@
-"""Worker processes on CPU: a process a cell, each on its own share of the cores.
+"""Worker processes on CPU: a process a job, each on its own share of the cores.
 
 Two runs of one core each get more done than one run of two cores: at this size XLA's second thread adds little, and
 nothing fills the core that waits while a run compiles, measures or writes.
@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from deq_nc.sweep.plan import Cell
+from deq_nc.sweep.plan import Job
 from deq_nc.training.stop import SIGNALS
 
 CONTEXT = multiprocessing.get_context("spawn")  # a forked jax deadlocks
@@ -34,26 +34,26 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _start(cell: Cell, cpus: tuple[int, ...], cache: str, quiet: bool, patient: bool, parent: Connection) -> None:
+def _start(job: Job, cpus: tuple[int, ...], cache: str, quiet: bool, patient: bool, parent: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if cpus:
         os.sched_setaffinity(0, cpus)  # before jax counts the cores to start its threads
     import jax
 
-    from deq_nc.sweep.run import run_cell
+    from deq_nc.sweep.job import run_job
     from deq_nc.training import stop_flag
 
     # Settings share the programs of their measurements, and a sweep that goes on compiles nothing again.
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    paths = [Path(run.workdir) for run in cell.runs]
+    paths = [Path(run.workdir) for run in job.runs]
 
     def note(path: Path, kind: str, text: str) -> None:
         parent.send((paths.index(path), kind, text[:SAID]))
 
     try:
         with stop_flag() as stop:
-            run_cell(cell, quiet, patient, stop, note)
+            run_job(job, quiet, patient, stop, note)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # rich makes the one into the other
         os._exit(UNHEARD)
@@ -61,10 +61,10 @@ def _start(cell: Cell, cpus: tuple[int, ...], cache: str, quiet: bool, patient: 
 
 @dataclasses.dataclass
 class _Worker:
-    """A process, its cell, and which run of it is at work."""
+    """A process, its job, and which run of it is at work."""
 
     process: Any
-    cell: Cell
+    job: Job
     cpus: tuple[int, ...]
     said: Connection
     at: int = 0
@@ -74,14 +74,14 @@ class _Worker:
             while self.said.poll():
                 index, kind, text = self.said.recv()
                 self.at = index + (kind != "began")
-                note(Path(self.cell.runs[index].workdir), kind, text)
+                note(Path(self.job.runs[index].workdir), kind, text)
         except (EOFError, OSError):
             pass  # it ended
 
 
 def work(
-    cells: Sequence[Cell],
-    jobs: int,
+    jobs: Sequence[Job],
+    at_once: int,
     cache: str,
     quiet: bool,
     patient: bool,
@@ -89,16 +89,16 @@ def work(
     tick: Callable[[], Any],
     record: Callable[[Path, str], str],
 ) -> bool:
-    """Run the cells, `jobs` at a time; True if SIGTERM, SIGINT or SIGHUP stopped them (each saves its run first).
+    """Run the jobs, `at_once` at a time; True if SIGTERM, SIGINT or SIGHUP stopped them (each saves its run first).
 
     `note(folder, kind, text)` hears of every run, `tick` is called every few seconds. A process that ended outside
     of a run (out of memory, for one) leaves the run it was at to blame, which `record` writes down; the rest of its
-    cell goes to another process. A second SIGINT kills them.
+    job goes to another process. A second SIGINT kills them.
     """
-    waiting, running, stopped = deque(cells), {}, False
+    waiting, running, stopped = deque(jobs), {}, False
     resource_tracker.ensure_running()  # the first start would do it, and with it unblock SIGINT
     available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    slots = [tuple(available[index::jobs]) for index in range(jobs)]
+    slots = [tuple(available[index::at_once]) for index in range(at_once)]
 
     def stop(number: int, frame: Any) -> None:
         nonlocal stopped
@@ -111,14 +111,14 @@ def work(
         if number == signal.SIGINT and again:
             raise KeyboardInterrupt
 
-    def start(cell: Cell, cpus: tuple[int, ...]) -> None:
+    def start(job: Job, cpus: tuple[int, ...]) -> None:
         ours, theirs = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=_start, args=(cell, cpus, cache, quiet, patient, theirs))
+        process = CONTEXT.Process(target=_start, args=(job, cpus, cache, quiet, patient, theirs))
         # A terminal's Ctrl-C reaches every process: the workers sleep through it and hear SIGTERM from here.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
-            running[process.sentinel] = _Worker(process, cell, cpus, ours)
+            running[process.sentinel] = _Worker(process, job, cpus, ours)
         finally:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -126,14 +126,14 @@ def work(
             process.terminate()
 
     def lost(worker: _Worker) -> None:
-        first, *rest = worker.cell.runs[worker.at :]
+        first, *rest = worker.job.runs[worker.at :]
         folder = Path(first.workdir)
         code = worker.process.exitcode
         why = "killed from outside" if code < 0 else "by an error of its own, which it printed"
         text = f"the process ended with exit code {code}, {why}"
         note(folder, "failed", text + record(folder, text + "\n"))
         if rest:
-            waiting.appendleft(dataclasses.replace(worker.cell, runs=tuple(rest)))
+            waiting.appendleft(dataclasses.replace(worker.job, runs=tuple(rest)))
 
     signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup's SIGHUP
     previous = {number: signal.signal(number, stop) for number in signals}
@@ -152,7 +152,7 @@ def work(
                 slots.append(worker.cpus)
                 if worker.process.exitcode == UNHEARD:
                     raise BrokenPipeError
-                if worker.process.exitcode and not stopped and worker.at < len(worker.cell.runs):
+                if worker.process.exitcode and not stopped and worker.at < len(worker.job.runs):
                     lost(worker)
             tick()
     except BaseException:

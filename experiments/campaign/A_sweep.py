@@ -132,7 +132,7 @@ def _bad_config(root: Path, chance: random.Random) -> list[str]:
 
 def _damaged(root: Path, chance: random.Random, name: str) -> list[str]:
     """One file of one finished run is damaged: a damaged summary is made again, a damaged configuration is named."""
-    import deq_nc.sweep.run as module
+    import deq_nc.sweep.job as module
     from deq_nc.config import ConfigError, DataConfig, Experiment, TrainConfig
     from deq_nc.sweep import check, execute, sweep
     from experiments.campaign import _fake_run

@@ -59,21 +59,21 @@ def train(experiment: Experiment, quiet: bool = False, wait: bool = False, stop:
 
 def start(*arguments: Any) -> None:
     """`workers._start` with the run above; what a worker process begins with."""
-    import deq_nc.sweep.run as run
+    import deq_nc.sweep.job as job
     import deq_nc.sweep.workers as workers
 
-    run.train = train
+    job.train = train
     workers._start(*arguments)
 
 
 def main() -> int:
     import deq_nc.cli
     import deq_nc.cli.sweep as command
-    import deq_nc.sweep.run as run
+    import deq_nc.sweep.job as job
     import deq_nc.sweep.workers as workers
     from experiments.campaign import _fake_run as fake
 
-    run.train, workers._start = fake.train, fake.start  # by the name that a worker process finds
+    job.train, workers._start = fake.train, fake.start  # by the name that a worker process finds
     command.make_page = lambda runs, *rest: print(f"page: {len(runs)} runs") or 0
     return deq_nc.cli.main(sys.argv[1:])
 

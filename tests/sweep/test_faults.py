@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 import deq_nc.cli.sweep
-import deq_nc.sweep.run
+import deq_nc.sweep.job
 import deq_nc.sweep.workers
 import deq_nc.training.leader
 from deq_nc.cli import main
@@ -32,7 +32,7 @@ OPTIONS = "digits --data.name synthetic --model.encoder identity --train.batch-s
 
 @pytest.fixture(autouse=True)
 def runs_that_learn_nothing(monkeypatch):
-    monkeypatch.setattr(deq_nc.sweep.run, "train", fake.train)
+    monkeypatch.setattr(deq_nc.sweep.job, "train", fake.train)
     monkeypatch.setattr(deq_nc.sweep.workers, "_start", fake.start)
     monkeypatch.setattr(deq_nc.cli.sweep, "make_page", lambda runs, *rest: print(f"page: {len(runs)} runs") or 0)
 
@@ -92,7 +92,7 @@ def test_a_run_taken_in_the_middle_is_left_alone_and_named_and_never_called_fail
         with Lock(taken):
             return real(experiment, **kwargs)
 
-    monkeypatch.setattr(deq_nc.sweep.run, "train", train)
+    monkeypatch.setattr(deq_nc.sweep.job, "train", train)
     (tmp_path / "digits-balanced").mkdir()
     assert main(["sweep", *OPTIONS, "--workdir", str(tmp_path), "--jobs", "1", "--seeds", "2"]) == 3
     said = capsys.readouterr()
@@ -104,13 +104,13 @@ def test_a_run_taken_in_the_middle_is_left_alone_and_named_and_never_called_fail
 
 @pytest.mark.parametrize("text", ["", '{"versions": {"jax"', "[]", "null", "\udcff", '{"versions": 3}'])
 def test_a_damaged_summary_is_that_runs_matter_and_is_made_again(tmp_path, text):
-    cells = sweep([TINY], ("explicit", "deq"), 1, tmp_path)
-    assert execute(cells, tmp_path, 1, quiet=True) == (False, {}, {})
+    jobs = sweep([TINY], ("explicit", "deq"), 1, tmp_path)
+    assert execute(jobs, tmp_path, 1, quiet=True) == (False, {}, {})
     good, bad = (tmp_path / "tiny-balanced" / f"{arm}-seed0" for arm in ("explicit", "deq"))
     before = (good / "summary.json").read_bytes()
     (bad / "summary.json").write_bytes(text.encode(errors="surrogateescape"))
-    deq_nc.sweep.check(cells)
-    assert execute(cells, tmp_path, 1, quiet=True) == (False, {}, {})
+    deq_nc.sweep.check(jobs)
+    assert execute(jobs, tmp_path, 1, quiet=True) == (False, {}, {})
     assert whole(RunFolder(bad), 2) or "3" in text
     assert (good / "summary.json").read_bytes() == before
 
@@ -144,8 +144,8 @@ def test_a_full_disk_while_recording_a_failure_is_a_sentence_and_the_others_go_o
 def test_a_killed_worker_blames_the_run_it_was_at_and_the_next_seeds_are_tried(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DEQ_NC_FAKE_KILL", "explicit-seed1")
     monkeypatch.setenv("DEQ_NC_FAKE_EXIT", "explicit-seed3")
-    cells = sweep([TINY], ("explicit",), 4, tmp_path)
-    outcome = execute(cells, tmp_path, 2, quiet=True)
+    jobs = sweep([TINY], ("explicit",), 4, tmp_path)
+    outcome = execute(jobs, tmp_path, 2, quiet=True)
     bad, worse = (tmp_path / "tiny-balanced" / f"explicit-seed{seed}" for seed in (1, 3))
     killed = "the process ended with exit code -9, killed from outside"
     ended = "the process ended with exit code 1, by an error of its own, which it printed"
@@ -167,9 +167,9 @@ def test_a_signal_after_the_last_epoch_of_a_run_stops_the_sweep_before_the_next(
         os.kill(os.getpid(), signal.SIGTERM)  # while it is still writing its results
         return done
 
-    monkeypatch.setattr(deq_nc.sweep.run, "train", train)
-    cells = sweep([TINY], ("explicit", "deq"), 2, tmp_path)
-    assert execute(cells, tmp_path, 1, quiet=True).stopped and begun == [0]
+    monkeypatch.setattr(deq_nc.sweep.job, "train", train)
+    jobs = sweep([TINY], ("explicit", "deq"), 2, tmp_path)
+    assert execute(jobs, tmp_path, 1, quiet=True).stopped and begun == [0]
     assert whole(folders(tmp_path)["explicit-seed0"], 2)
 
 
@@ -182,7 +182,7 @@ def test_a_sweep_that_is_stopped_still_says_that_a_run_failed(tmp_path, monkeypa
         return real(experiment, **kwargs)
 
     monkeypatch.setenv("DEQ_NC_FAKE_FAIL", "explicit-seed0")
-    monkeypatch.setattr(deq_nc.sweep.run, "train", train)
+    monkeypatch.setattr(deq_nc.sweep.job, "train", train)
     command = ["sweep", *OPTIONS, "--workdir", str(tmp_path), "--jobs", "1", "--seeds", "2", "--arms", "explicit"]
     assert main(command) == 1
     assert "the same command goes on from here" in capsys.readouterr().out
@@ -231,10 +231,10 @@ def test_fresh_renames_what_is_there_and_starts_over(tmp_path, capsys):
 def test_the_table_shows_names_as_they_are_and_an_eta_that_forgets_the_slow_start(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    (cell,) = sweep([TINY], ("explicit",), 2, tmp_path)
-    cell = dataclasses.replace(cell, setting="[/red]\x1b[31m", steps=100)
-    watch = Watch([cell])
-    folder = RunFolder(Path(cell.runs[0].workdir))
+    (job,) = sweep([TINY], ("explicit",), 2, tmp_path)
+    job = dataclasses.replace(job, setting="[/red]\x1b[31m", steps=100)
+    watch = Watch([job])
+    folder = RunFolder(Path(job.runs[0].workdir))
     folder.path.mkdir(parents=True)
     watch.note(folder.path, "began", "")
     assert "1 at work (tiny-balanced/explicit-seed0 starting), 1 left" in Live(watch, True, False).line()
@@ -244,7 +244,7 @@ def test_the_table_shows_names_as_they_are_and_an_eta_that_forgets_the_slow_star
         watch.look()
     assert watch.eta() == "0:01:10"  # 140 steps at 2 a second; by the time since the start it would be 0:03:06
     table = Live(watch, False, True)._table()
-    assert [cell.plain for cell in table.columns[0]._cells] == ["[/red]\\x1b[31m"]
+    assert [entry.plain for entry in table.columns[0]._cells] == ["[/red]\\x1b[31m"]
     assert list(table.columns[1]._cells) == ["0/2 +60%"]
-    watch.note(Path(cell.runs[1].workdir), "failed", "no")
+    watch.note(Path(job.runs[1].workdir), "failed", "no")
     assert watch.eta() == "0:00:20" and "1 failed" in Live(watch, True, False).line()

@@ -44,20 +44,20 @@ def test_a_hundred_classes_scale_the_majority(monkeypatch):
 
 
 def test_cells_share_a_program_and_have_a_folder_a_run():
-    cells = sweep(grid(TINY, (3,), (10,)), ("explicit", "deq"), 3, Path("root"))
-    assert [(cell.setting, cell.arm) for cell in cells] == [
+    jobs = sweep(grid(TINY, (3,), (10,)), ("explicit", "deq"), 3, Path("root"))
+    assert [(job.setting, job.arm) for job in jobs] == [
         (setting, arm) for setting in ("tiny-balanced", "tiny-step-KA3-R10") for arm in ("explicit", "deq")
     ]
-    folders = [run.workdir for cell in cells for run in cell.runs]
+    folders = [run.workdir for job in jobs for run in job.runs]
     assert len(set(folders)) == 12 and "root/tiny-step-KA3-R10/deq-seed2" in folders
-    assert cells[0].steps > cells[2].steps > 0  # fewer images, fewer steps
+    assert jobs[0].steps > jobs[2].steps > 0  # fewer images, fewer steps
 
 
 def test_a_setting_with_fewer_updates_than_asked_gets_more_epochs(capsys):
-    balanced, step = (cells.steps for cells in sweep(grid(TINY, (3,), (10,)), ("deq",), 1, Path("root")))
-    cells = sweep(grid(TINY, (3,), (10,)), ("deq",), 1, Path("root"), updates=balanced)
-    assert [cell.runs[0].train.epochs for cell in cells] == [2, -(-2 * balanced // step)]
-    assert cells[0].steps == balanced <= cells[1].steps < balanced + step // 2
+    balanced, step = (jobs.steps for jobs in sweep(grid(TINY, (3,), (10,)), ("deq",), 1, Path("root")))
+    jobs = sweep(grid(TINY, (3,), (10,)), ("deq",), 1, Path("root"), updates=balanced)
+    assert [job.runs[0].train.epochs for job in jobs] == [2, -(-2 * balanced // step)]
+    assert jobs[0].steps == balanced <= jobs[1].steps < balanced + step // 2
     assert main(["sweep", "digits", "--updates", "0"]) == 2
     assert "--updates: expected an integer >= 1, got 0" in capsys.readouterr().err
 
@@ -77,7 +77,7 @@ def test_a_grid_that_empties_a_class_is_refused_with_every_count_or_flagged():
 
 
 def test_a_failed_run_is_recorded_the_others_go_on_and_the_next_call_tries_again(tmp_path, monkeypatch):
-    import deq_nc.sweep.run as module
+    import deq_nc.sweep.job as module
 
     real, calls = module.train, []
 
@@ -88,28 +88,28 @@ def test_a_failed_run_is_recorded_the_others_go_on_and_the_next_call_tries_again
         return real(experiment, quiet=True, stop=stop)
 
     monkeypatch.setattr(module, "train", train)
-    cells = sweep([TINY], ("explicit",), 2, tmp_path)
-    outcome = execute(cells, tmp_path, 1, quiet=False)
+    jobs = sweep([TINY], ("explicit",), 2, tmp_path)
+    outcome = execute(jobs, tmp_path, 1, quiet=False)
     broken, good = (tmp_path / "tiny-balanced" / f"explicit-seed{seed}" for seed in (0, 1))
     assert outcome == (False, {broken: "RuntimeError: the loss went away"}, {})
     assert RunFolder(broken).failure_path.read_text().endswith("\nRuntimeError: the loss went away\n")
     assert "Traceback" in (broken / "failed.txt").read_text()
-    assert read(good, cells[0].steps).finished
+    assert read(good, jobs[0].steps).finished
     # The next call tries only what is not finished, and forgets the failure.
-    assert execute(cells, tmp_path, 1, quiet=False) == (False, {}, {})
+    assert execute(jobs, tmp_path, 1, quiet=False) == (False, {}, {})
     assert calls[-2:] == [("explicit", 0), ("explicit", 1)] and not (broken / "failed.txt").exists()
 
-    watch = Watch(cells)
-    assert watch.done == watch.total == 2 and watch.steps == sum(2 * cell.steps for cell in cells)
+    watch = Watch(jobs)
+    assert watch.done == watch.total == 2 and watch.steps == sum(2 * job.steps for job in jobs)
     assert watch.eta() == "-"
 
     summary = json.loads((good / "summary.json").read_text())
     assert summary["step_memory_bytes"] > 0 and summary["initial_norm"] > 0
-    check(cells)
+    check(jobs)
     summary["versions"]["jax"] = "0.0.1"
     (good / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(ConfigError, match="jax 0.0.1 there"):
-        check(cells)
+        check(jobs)
     other = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, learning_rate=0.5))
     with pytest.raises(ConfigError, match="train.learning_rate: 0.05 in the folder, 0.5 asked"):
         check(sweep([other], ("explicit",), 2, tmp_path))
@@ -136,8 +136,8 @@ def test_shard_must_be_one_of_its_parts(shard, capsys):
     assert "1/4" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more, cells, quiet", [([], 2, False), (["--grid", "--ratios", "10"], 16, True)])
-def test_on_cpu_a_sweep_takes_every_core(tmp_path, monkeypatch, more, cells, quiet):
+@pytest.mark.parametrize("more, count, quiet", [([], 2, False), (["--grid", "--ratios", "10"], 16, True)])
+def test_on_cpu_a_sweep_takes_every_core(tmp_path, monkeypatch, more, count, quiet):
     taken = []
     monkeypatch.setattr(
         "deq_nc.sweep.execute", lambda *args, **kwargs: taken.append((args, kwargs)) or Outcome(True, {}, {})
@@ -145,8 +145,8 @@ def test_on_cpu_a_sweep_takes_every_core(tmp_path, monkeypatch, more, cells, qui
     for cores in (3, 64):
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: range(cores), raising=False)
         assert main(["sweep", "digits", "--workdir", str(tmp_path), *more]) == 0
-        (mine, root, jobs), kwargs = taken.pop()
-        assert len(mine) == cells and jobs == min(cores, cells) and kwargs == {"quiet": quiet, "wait": False}
+        (mine, root, at_once), kwargs = taken.pop()
+        assert len(mine) == count and at_once == min(cores, count) and kwargs == {"quiet": quiet, "wait": False}
 
 
 def test_runs_in_worker_processes_say_lines_and_draw_no_bar(monkeypatch, tmp_path):
