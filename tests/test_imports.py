@@ -61,6 +61,41 @@ def test_imports_point_one_way(path):
             assert own in homes, f"{library} belongs to {homes}"
 
 
+def modules() -> dict[str, Path]:
+    return {
+        ".".join(("deq_nc", *p.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): p for p in FILES
+    }
+
+
+def files_imported(path: Path) -> set[str]:
+    """The files of ours that a file imports; `from folder import file` is the file, not its folder."""
+    package = ("deq_nc", *path.relative_to(ROOT).with_suffix("").parts[:-1])
+    names, ours = set(), modules()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {whole if (whole := f"{origin}.{alias.name}") in ours else origin for alias in node.names}
+    return names & ours.keys()
+
+
+def test_no_circle_between_files():
+    """Imports inside functions count too; no file takes names from the __init__ of its own folder."""
+    ours = modules()
+    for name, path in ours.items():
+        if path.name != "__init__.py" and name.count(".") > 1:
+            assert name.rpartition(".")[0] not in files_imported(path), name
+    graph = {name: files_imported(path) - {name} for name, path in ours.items() if path.name != "__init__.py"}
+    graph = {name: {other for other in to if other in graph} for name, to in graph.items()}
+    while leaves := [name for name, to in graph.items() if not to]:
+        for name in leaves:
+            del graph[name]
+        graph = {name: to - set(leaves) for name, to in graph.items()}
+    assert not graph, f"in a circle, or above one: {sorted(graph)}"
+
+
 def test_the_required_packages_are_used():
     used = {name.split(".")[0] for path in FILES for name in imported(path)}
     assert {"jax", "flax", "optax", "jaxopt", "tensorflow_datasets", "orbax"} <= used

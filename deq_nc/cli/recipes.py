@@ -22,7 +22,8 @@ def recipes() -> list[str]:
     """Names of the shipped recipes."""
     import deq_nc.recipes
 
-    return sorted(module.name for module in pkgutil.iter_modules(deq_nc.recipes.__path__))
+    names = (module.name for module in pkgutil.iter_modules(deq_nc.recipes.__path__))
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def load_recipe(name: str) -> Experiment:

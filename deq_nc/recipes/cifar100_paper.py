@@ -6,7 +6,7 @@
 Cost: half of `cifar100`. Results: not measured.
 """
 
-from deq_nc.recipes import paper
+from deq_nc.recipes._paper import paper
 from deq_nc.recipes.cifar100 import experiment as cifar100
 
 experiment = paper(cifar100)

@@ -6,7 +6,7 @@
 Cost: half of `cifar10`. The rate is 500 times below that of `cifar10`: expect less collapse. Results: not measured.
 """
 
-from deq_nc.recipes import paper
+from deq_nc.recipes._paper import paper
 from deq_nc.recipes.cifar10 import experiment as cifar10
 
 experiment = paper(cifar10)

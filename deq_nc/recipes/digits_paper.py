@@ -6,7 +6,7 @@ Cost: half a minute an arm on two CPU cores. Results: not measured; at a rate of
 end long before the terminal phase.
 """
 
-from deq_nc.recipes import paper
+from deq_nc.recipes._paper import paper
 from deq_nc.recipes.digits import experiment as digits
 
 experiment = paper(digits)
