@@ -7,10 +7,11 @@ and delete nothing. A file is written whole or not at all.
 """
 
 from deq_nc.runs.files import RunError, read_json, write_json, write_text
-from deq_nc.runs.folder import RunFolder, default_workdir, setting
+from deq_nc.runs.folder import RunFolder, default_workdir, place
 from deq_nc.runs.fresh import put_aside
 from deq_nc.runs.history import History, read_history
 from deq_nc.runs.lock import Held, Lock
+from deq_nc.runs.setting import Setting
 
 __all__ = [
     "Held",
@@ -18,11 +19,12 @@ __all__ = [
     "Lock",
     "RunError",
     "RunFolder",
+    "Setting",
     "default_workdir",
+    "place",
     "put_aside",
     "read_history",
     "read_json",
-    "setting",
     "write_json",
     "write_text",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from deq_nc.config import ConfigError, Experiment, differing_fields
 from deq_nc.disk import patiently, write_whole
 from deq_nc.runs.files import RunError, checksum, read_bytes, read_json, write_json, write_text
 from deq_nc.runs.history import History, dump, read_history
+from deq_nc.runs.setting import Setting
 
 # Fields that may differ when a run is continued: where it and its data lie does not change its numbers. What the data
 # are is in data.json; folders from before it have data.dir to go by.
@@ -173,13 +175,12 @@ class RunFolder:
 
 def default_workdir(experiment: Experiment, root: Path = Path("runs")) -> Path:
     """ROOT/RECIPE-SETTING/ARM-seedN, for example runs/digits-step-KA3-R10/deq-seed0."""
-    return root / f"{experiment.recipe}-{setting(experiment)}" / f"{experiment.arm}-seed{experiment.seed}"
+    setting = Setting.of(dataclasses.asdict(experiment.data))
+    return root / f"{experiment.recipe}-{setting.name}" / f"{experiment.arm}-seed{experiment.seed}"
 
 
-def setting(experiment: Experiment) -> str:
-    """`balanced`, `step-KA3-R10` or `longtail-R100`."""
-    data = dataclasses.asdict(experiment.data)
-    if data["imbalance"] == "none":
-        return "balanced"
-    ratio = f"R{data['ratio']:g}"
-    return f"step-KA{data['majority']}-{ratio}" if data["imbalance"] == "step" else f"longtail-{ratio}"
+def place(folder: Path) -> tuple[Setting, str, int] | None:
+    """Setting, arm and seed by the folder's name, as `default_workdir` gives it; None for another name."""
+    arm, _, seed = folder.name.rpartition("-seed")
+    setting = Setting.parse(folder.parent.name)
+    return (setting, arm, int(seed)) if setting and arm and re.fullmatch("[0-9]+", seed) else None

@@ -26,8 +26,9 @@ from deq_nc.theory.thresholds import collapse_threshold
 
 @dataclass(frozen=True)
 class Row:
-    """One number of the table; None where a side has no such number."""
+    """One number of the table, found by its `key`, shown as `name`; None where a side has no such number."""
 
+    key: str
     name: str
     measured: float | None
     predicted: float | None
@@ -120,22 +121,24 @@ def bridge(
     measured_w, measured_m = Wc @ Wc.T, Mc @ Mc.T
     spent = float(np.linalg.svd(Wc @ Mc.T, compute_uv=False).sum())
     rows = [
-        Row("train loss", train_loss, loss),
-        Row("share of the norm budget in the logits of the class means", spent / (k * s), 1.0),
+        Row("loss", "train loss", train_loss, loss),
+        Row("budget", "share of the norm budget in the logits of the class means", spent / (k * s), 1.0),
     ]
-    for name, got, want in (("W", measured_w, gram_w), ("means", measured_m, gram_m)):
+    targets = dict(zip(("weights", "means"), seli(n)))
+    groups = {"majority": big, "minority": ~big} if not big.all() else {"all": big}
+    for what, name, got, want in (("weights", "W", measured_w, gram_w), ("means", "means", measured_m, gram_m)):
         left, right = block_cosines(got, big), block_cosines(want, big)
-        rows += [Row(f"{name}: cosine, {block}", _number(left[block]), _number(right[block])) for block in left]
-        groups = {"majority": big, "minority": ~big} if not big.all() else {"all": big}
+        lines = [(f"cosine_{block}", f"cosine, {block}", _number(left[block]), _number(right[block])) for block in left]
         for group, who in groups.items():
-            rows.append(
-                Row(f"{name}: norm, {group}", *(float(np.sqrt(np.diag(g)[who].clip(0)).mean()) for g in (got, want)))
-            )
-        rows.append(Row(f"{name}: distance to this prediction", gram_distance(got, want), 0.0))
-        rows.append(Row(f"{name}: distance to the ETF", nc2(got), nc2(want)))
-        target = dict(zip(("W", "means"), seli(n)))[name]
-        rows.append(Row(f"{name}: distance to SELI", gram_distance(got, target), gram_distance(want, target)))
-    rows.append(Row("self-duality NC3", nc3(Wc, Mc), _predicted_nc3(logits)))
+            norms = [float(np.sqrt(np.diag(gram)[who].clip(0)).mean()) for gram in (got, want)]
+            lines.append((f"norm_{group}", f"norm, {group}", *norms))
+        lines += [
+            ("to_optimum", "distance to this prediction", gram_distance(got, want), 0.0),
+            ("to_etf", "distance to the ETF", nc2(got), nc2(want)),
+            ("to_seli", "distance to SELI", gram_distance(got, targets[what]), gram_distance(want, targets[what])),
+        ]
+        rows += [Row(f"{what}_{key}", f"{name}: {text}", *values) for key, text, *values in lines]
+    rows.append(Row("nc3", "self-duality NC3", nc3(Wc, Mc), _predicted_nc3(logits)))
     before = s / amplification if amplification else None
     gain = implied_gain(arm, amplification) if amplification else None
     return Bridge(arm, s, gain, before, float(n.max() / n.min()), threshold, big, tuple(rows))
