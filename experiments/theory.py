@@ -24,7 +24,7 @@ import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.lines import Line2D
 
-from deq_nc.report.style import arm_style, new_figure, style_context
+from deq_nc.report.figures.style import arm_style, new_figure, style_context
 from deq_nc.theory import (
     ARMS,
     Budget,

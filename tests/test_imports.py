@@ -113,5 +113,13 @@ def test_the_page_of_the_architecture_is_true():
     assert {room: set(re.findall(r"`(\w+)`", allowed)) for room, allowed in rows} == ALLOWED
     assert len(rows) == len(ALLOWED), "a room has two rows"
     assert {part(path) for path in FILES if not part(path).startswith(("cli", "__"))} == set(ALLOWED)
-    for name in re.findall(r"`(\w+/\w+\.py)`", text):
+    for name in re.findall(r"`((?:\w+/)+\w+\.py)`", text):
         assert name == "recipes/NAME.py" or (ROOT / name).exists() or (ROOT.parent / name).exists(), name
+
+
+def test_the_report_flows_one_way():
+    rooms = ("read", "tables", "figures", "pages")
+    for index, room in enumerate(rooms):
+        for path in (ROOT / "report" / room).glob("*.py"):
+            inside = {name.split(".")[2] for name in imported(path) if name.startswith("deq_nc.report.")}
+            assert inside <= set(rooms[: index + 1]), path

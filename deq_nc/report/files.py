@@ -12,7 +12,7 @@ from typing import BinaryIO
 from deq_nc.config import ConfigError
 from deq_nc.disk import HalfRenamed, write_whole
 from deq_nc.names import printable
-from deq_nc.report.runs import ReportError
+from deq_nc.report.read import ReportError
 from deq_nc.runs import Lock
 
 

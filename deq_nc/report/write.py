@@ -1,4 +1,4 @@
-"""Run folders -> a page: of one setting, or of the whole grid where the runs differ in imbalance."""
+"""Run folders -> a page: read once, tables once, figures, pages, written. A single setting is a grid of one."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from deq_nc.names import printable
+from deq_nc.names import file_name, printable
+from deq_nc.report.figures import figures
 from deq_nc.report.files import locked, write
-from deq_nc.report.grid import Grid, default_folder, read_grid
-from deq_nc.report.grid_page import grid_page
-from deq_nc.report.grid_tables import summary_table, with_numbers
-from deq_nc.report.page import single_page
-from deq_nc.report.runs import ReportError
-from deq_nc.report.tables import arm_summary
+from deq_nc.report.pages import pages
+from deq_nc.report.read import ReportError, Study, read
+from deq_nc.report.tables import summary, tables
 
 
 class Report(NamedTuple):
-    """A page, whether it is that of a grid, the rows of `grid_summary` or `summary_rows`, and what it lacks."""
+    """A page, whether it is that of a grid, the rows of its `summary`, and what it lacks."""
 
     page: Path
     grid: bool
@@ -43,26 +41,17 @@ def make_report(
     run_dirs: Sequence[Path], out: Path | None = None, planned: Sequence[Path] = (), wait: bool = False
 ) -> Report:
     """`report`, with what the command line prints of it; with `wait`, after another report of that page."""
-    grid = read_grid(run_dirs, planned)
-    damaged = [*grid.left_out, *(f"{printable(run.path)} {line}" for run in grid.all for line in run.damaged)]
-    many = len(grid.settings) > 1
-    folder = Path(out) if out is not None else default_folder(grid) if many else _beside(grid)
+    study = read(run_dirs, planned)
+    damaged = [*study.left_out, *(f"{printable(run.path)} {line}" for run in study.all for line in run.damaged)]
+    folder = _default_folder(study) if out is None else Path(out)
     if out is None and os.path.islink(folder):
         raise ReportError(f"{printable(folder)}: expected a folder of ours, got a link. Name the folder with --out.")
     with locked(folder, wait):
-        if many:
-            grid = with_numbers(grid)
-            files, rows = grid_page(grid), summary_table(grid)
-        else:
-            files, rows = single_page(grid.all, grid.left_out), arm_summary(grid.all)
-        write(folder, files)
-    return Report(folder / "index.html", many, rows, damaged)
+        found = tables(study)
+        write(folder, pages(study, found, figures(study)))
+    return Report(folder / "index.html", study.many, summary(study, found), damaged)
 
 
-def _beside(grid: Grid) -> Path:
-    return Path(os.path.commonpath([run.path for run in grid.all])) / "report"
-
-
-def is_grid(run_dirs: Sequence[Path], planned: Sequence[Path] = ()) -> bool:
-    """Whether `report` writes the page of a grid; then `grid_summary` has its result, not `summary_rows`."""
-    return len(read_grid(run_dirs, planned).settings) > 1
+def _default_folder(study: Study) -> Path:
+    parent = Path(os.path.commonpath([run.path for run in study.all]))
+    return parent / (file_name(f"{study.all[0].config.get('recipe', 'runs')}-grid") if study.many else "report")

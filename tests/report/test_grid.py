@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deq_nc.report import ReportError, grid_summary, is_grid, report
-from deq_nc.report.grid import Setting, read_grid
-from deq_nc.report.grid_files import table_files
-from deq_nc.report.grid_page import remarks, title
-from deq_nc.report.grid_table import Entry
-from deq_nc.report.grid_tables import with_numbers
-from deq_nc.report.latex import escape, number
-from deq_nc.report.statistics import Interval, interval
+from deq_nc.report import ReportError, read, report, summary, tables
+from deq_nc.report.pages.remarks import remarks, title
+from deq_nc.report.pages.texts import texts
+from deq_nc.report.tables.latex import escape, number
+from deq_nc.report.tables.statistics import Interval, interval
+from deq_nc.report.tables.table import Entry
 
 from .folders import make_run
 from .grids import SETTINGS, edit, make_cell
@@ -106,13 +104,13 @@ def test_incomplete_cells_are_listed_first(grid):
 def test_planned_runs_are_missing_until_they_are_there(tmp_path):
     run = make_cell(tmp_path, "step-KA3-R10", "deq", 0, tests=40)
     planned = [run, tmp_path / "digits-balanced" / "explicit-seed1", tmp_path / "digits-longtail-R100" / "deq-seed0"]
-    found = read_grid([run], planned)
+    found = read([run], planned)
     assert [setting.name for setting in found.settings] == ["balanced", "step-KA3-R10", "longtail-R100"]
     assert found.arms == ["explicit", "deq"] and found.seeds == [0, 1]
     assert found.missing()[0] == "balanced: no run yet."
-    assert is_grid([run], planned) and not is_grid([run])
+    assert found.many and not read([run]).many
     with pytest.raises(ReportError, match="expected RECIPE-SETTING/ARM-seedN for a planned run"):
-        read_grid([run], [tmp_path / "elsewhere" / "deq-seed0"])
+        read([run], [tmp_path / "elsewhere" / "deq-seed0"])
 
 
 @pytest.mark.parametrize("key", ["test_accuracy", "test_accuracy_minority", "nc1", "feature_norm"])
@@ -223,8 +221,8 @@ def test_times_and_memory_have_files_of_their_own(grid, tmp_path):
         edit(path, lambda summary: summary.update(seconds=999.5, step_seconds=7.25, step_memory_bytes=123456))
     for path in (tmp_path / "again").rglob("history.jsonl"):
         path.write_text(re.sub(r'"seconds": [\d.]+', '"seconds": 999.5', path.read_text()))
-    again = with_numbers(read_grid(sorted((tmp_path / "again").glob("digits-*"))))
-    files = table_files(again, title(again), remarks(again))
+    again = read(sorted((tmp_path / "again").glob("digits-*")))
+    files = texts(again, tables(again), title(again), remarks(again))
     for name in EXACT:
         assert files[name] == (folder / name).read_text(encoding="utf-8"), name
         assert "seconds" not in files[name] and "memory_bytes" not in files[name]
@@ -274,7 +272,8 @@ def test_texts_of_entries(entry, text):
 
 def test_summary_of_the_command_line_prints_the_tables_numbers(grid):
     runs, _, folder = grid
-    found = grid_summary(sorted(folder.parent.glob("digits-*")))  # the page's own folder among them is passed over
+    study = read(sorted(folder.parent.glob("digits-*")))  # the page's own folder among them is passed over
+    found = summary(study, tables(study))
     assert [row["setting"] for row in found] == [
         "balanced", "KA = 3, R = 10", "KA = 3, R = 100", "KA = 5, R = 10", "KA = 5, R = 100",
     ]  # fmt: skip
@@ -326,5 +325,5 @@ def test_older_summaries_and_settings_of_names(tmp_path):
     assert not {"norm_gain", "initial_norm", "amplification"} & {row["quantity"] for row in found}
     assert {row["half_width_95"] for row in found} == {""}
     assert "accuracy-long-tail" in {row["table"] for row in found}
-    assert Setting("longtail", None, 10.0).name == "longtail-R10"
+    assert "longtail-R10" in (folder / "runs.csv").read_text()
     assert "No difference has two seeds or more" in (folder / "index.html").read_text(encoding="utf-8")

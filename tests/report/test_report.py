@@ -10,13 +10,18 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from deq_nc.report import ReportError, report, summary_rows
-from deq_nc.report.quantities import BLOCKS, COSINES, NORMS
-from deq_nc.report.remarks import FLAGS
-from deq_nc.report.runs import FREE, SETTING, read_runs
+from deq_nc.report import ReportError, read, report, summary, tables
+from deq_nc.report.pages.remarks import FLAGS
+from deq_nc.report.tables.contents import BLOCKS
+from deq_nc.report.tables.quantities import COSINES, NORMS
 
 from .folders import EPOCHS, K, make_run
 from .grids import edit
+
+
+def summary_rows(run_dirs):
+    study = read(run_dirs)
+    return summary(study, tables(study))
 
 
 class Links(HTMLParser):
@@ -210,14 +215,15 @@ def test_where_the_data_lie_may_differ_and_what_they_are_may_not(tmp_path):
     runs = one, two = make_run(tmp_path, "deq", 0), make_run(tmp_path, "deq", 1)
     edit(two / "config.json", lambda config: config["data"].update(dir="elsewhere"))
     with pytest.raises(ReportError, match="differ in data.dir: None and 'elsewhere'"):  # of before the checksums
-        read_runs(runs)
+        read(runs)
     for run in runs:
         (run / "data.json").write_text(json.dumps({"train": "11", "test": "22"}))
-    assert len(read_runs(runs)) == 2
+    assert len(read(runs).all) == 2
     (two / "data.json").write_text(json.dumps({"train": "33", "test": "22"}))
     with pytest.raises(ReportError, match="differ in checksum of the train images: '11' and '33'"):
-        read_runs(runs)
-    assert len(read_runs(runs, (*FREE, *SETTING))) == 2  # settings keep other train images of one set
+        read(runs)
+    edit(two / "config.json", lambda config: config["data"].update(imbalance="step"))
+    assert len(read(runs).settings) == 2  # settings keep other train images of one set
 
 
 def test_nothing_to_report_is_a_clear_error(tmp_path):

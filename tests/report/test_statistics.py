@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from deq_nc.report.curves import terminal_epoch
-from deq_nc.report.geometry import cosines
-from deq_nc.report.runs import read_runs
-from deq_nc.report.statistics import curve, interval
-from deq_nc.report.style import ARM_STYLE
-from deq_nc.report.tables import with_half
+from deq_nc.report import read
+from deq_nc.report.figures.epochs import terminal_epoch
+from deq_nc.report.figures.gram import cosines
+from deq_nc.report.figures.style import ARM_STYLE
+from deq_nc.report.tables.statistics import curve, interval
+from deq_nc.report.tables.table import with_half
 
 from .folders import make_run
 
@@ -65,9 +65,9 @@ def test_cosines_of_a_simplex_are_the_etf_value():
 
 def test_terminal_epoch_of_unfinished_runs_comes_from_the_history(tmp_path):
     finished, unfinished = make_run(tmp_path, seed=0), make_run(tmp_path, seed=1, finished=False)
-    runs = read_runs([finished, unfinished])
+    runs = read([finished, unfinished]).all
     assert runs[0].terminal_epoch == runs[1].terminal_epoch == terminal_epoch(runs) == 27
-    assert terminal_epoch(read_runs([make_run(tmp_path, seed=2, finished=False, epochs=(1, 2))])) is None
+    assert terminal_epoch(read([make_run(tmp_path, seed=2, finished=False, epochs=(1, 2))]).all) is None
 
 
 def test_each_arm_has_a_look_of_its_own():

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from deq_nc.cli import main
-from deq_nc.report import NotWrittenError, ReportError, make_report, report
+from deq_nc.report import NotWrittenError, ReportError, make_report, read, report
+from deq_nc.report.figures.tsne import embed, unfit
 from deq_nc.report.files import write as write_files
-from deq_nc.report.runs import find_runs, read_runs
-from deq_nc.report.tsne import embed, unfit
 from deq_nc.runs import Held, Lock
 
 from .folders import EPOCHS, make_run
@@ -73,7 +72,7 @@ def strange(tmp_path_factory):
 def test_a_root_is_accepted_and_bad_folders_are_named(strange):
     base, found = strange
     text = found.page.read_text(encoding="utf-8")
-    assert [len(part) for part in (found.damaged, find_runs([base / "runs"]).left_out)] == [6, 5]
+    assert [len(part) for part in (found.damaged, read([base / "runs"]).left_out)] == [6, 5]
     for name, why in {
         "a/config.json": "expected a JSON object, got list", "b/config.json": "expected seed as int, got str",
         "c/summary.json": "expected JSON", "d/history.jsonl": "line 1", "e/config.json": "expected JSON",
@@ -129,7 +128,7 @@ def test_a_configuration_is_checked_before_it_is_used(tmp_path, change, words):
     run = make_run(tmp_path, finished=False, epochs=EPOCHS[:1])
     edit(run / "config.json", change)
     with pytest.raises(ReportError, match=words):
-        read_runs([run])
+        read([run])
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_a_summary_is_checked_before_it_is_used(tmp_path, file, change, words):
     run = make_run(tmp_path, epochs=EPOCHS[:1])
     edit(run / file, change)
     with pytest.raises(ReportError, match=words):
-        read_runs([run])
+        read([run])
 
 
 @pytest.mark.parametrize(
@@ -165,15 +164,15 @@ def test_incomplete_arrays_are_a_sentence(tmp_path, change, words):
         arrays = dict(archive)
     change(arrays)
     np.savez(run / "analysis.npz", **arrays)
-    (read,) = read_runs([run])
-    assert read.analysis is None and re.search(words, read.damaged[0])
+    (found,) = read([run]).all
+    assert found.analysis is None and re.search(words, found.damaged[0])
 
 
 def test_arrays_of_other_bytes_are_not_shown(tmp_path):
     run = make_run(tmp_path, epochs=EPOCHS[:1])
     edit(run / "summary.json", lambda summary: summary.update(checksums={"analysis.npz": "0"}))
-    (read,) = read_runs([run])
-    assert read.analysis is None and "checksum" in read.damaged[0]
+    (found,) = read([run]).all
+    assert found.analysis is None and "checksum" in found.damaged[0]
 
 
 def test_features_that_do_not_vary_never_reach_scikit_learn():
@@ -238,7 +237,7 @@ def test_a_page_goes_beside_what_was_named_not_where_a_link_points(tmp_path, mon
     run = make_run(tmp_path / "far", epochs=EPOCHS[:1])
     (tmp_path / "near").mkdir()
     (tmp_path / "near" / "deq-seed0").symlink_to(run)
-    monkeypatch.setattr("deq_nc.report.write.single_page", lambda runs, left_out: {"index.html": b""})
+    monkeypatch.setattr("deq_nc.report.write.figures", lambda study: {})
     assert report([tmp_path / "near"]) == tmp_path / "near" / "deq-seed0" / "report" / "index.html"
 
 
@@ -248,8 +247,8 @@ def test_what_fresh_has_renamed_is_left_out_unless_it_is_named(tmp_path, caplog)
     run = make_run(tmp_path / "setting", epochs=EPOCHS[:1])
     with caplog.at_level("INFO"):
         for given in (run.parent, tmp_path):
-            assert [each.path for each in read_runs([given])] == [run]
-        assert [each.path for each in read_runs([old])] == [old]
+            assert [each.path for each in read([given]).all] == [run]
+        assert [each.path for each in read([old]).all] == [old]
     assert caplog.messages == [f"left out, renamed by --fresh: {old}"] * 2
 
 
@@ -261,8 +260,8 @@ def test_two_reports_in_one_folder(tmp_path):
 
 @pytest.mark.parametrize("values", [{"nc1": None}, {"nc1": 0.0}, {"nc2_means": 1e300, "nc1": 1e-300}])
 def test_degenerate_curves_are_drawn(tmp_path, values):
-    from deq_nc.report.curves import curve_pictures
+    from deq_nc.report.figures.epochs import pictures
 
     run = make_run(tmp_path, finished=False, epochs=EPOCHS[:1])
     rewrite(run, lambda row: row.update(values))
-    assert curve_pictures(read_runs([run]), 1, ["collapse"])
+    assert pictures(read([run]).all, 1, ["collapse"])

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from deq_nc.report.runs import Run
 
 
 @dataclass(frozen=True)
@@ -113,49 +110,19 @@ _KNOWN = (
 # fmt: on
 KNOWN = {quantity.key: quantity for quantity in _KNOWN}
 
-HEADLINE = (
-    "epoch terminal_epoch train_accuracy test_accuracy test_accuracy_majority test_accuracy_minority "
-    "nc1 nc2_means nc2_weights nc3 nc4 solver_steps unconverged parameters"
-).split()
-EVIDENCE = (
-    "solver_steps solver_residual unconverged unconverged_worst adjoint_steps adjoint_residual adjoint_unconverged "
-    "adjoint_escalated spectral_radius spectral_radius_error"
-).split()
-MORE = (
-    "train_accuracy_in_training nc1_ratio nc3_product cdnv equinorm_means equinorm_weights feature_norm weight_norm "
-    "rank condition nc2_floor"
-).split()
 COSINES = tuple(
     f"{name}_{what}"
     for what in ("means", "weights")
     for name in ("cosine_majority", "cosine_cross", "cosine_minority", "max_cosine_minority")
 )
 NORMS = tuple(f"norm_{block}_{what}" for what in ("means", "weights") for block in ("majority", "minority"))
-BLOCKS = ("nc1_majority", "nc1_minority", *COSINES, *NORMS)
-COST = "parameters parameters_arm step_seconds step_memory_bytes seconds".split()
-TIMES = ("step_seconds", "step_memory_bytes", "seconds")  # never the same twice: kept out of tables.* and runs.csv
+TIMES = (
+    "step_seconds",
+    "step_memory_bytes",
+    "seconds",
+)  # never the same twice: in cost.* alone
 
 
 def quantity(key: str) -> Quantity:
     """The quantity of that key; an unknown key is shown under its own name."""
     return KNOWN.get(key, Quantity(key, key.replace("_", " ")))
-
-
-def scalars(run: Run) -> dict[str, Any]:
-    """Every number of a run: its last measured epoch (never its best), plus what its summary adds."""
-    summary = run.summary or {}
-    row = dict(run.history[-1]) if run.history else {}
-    worst = [r["unconverged"] for r in run.history if r.get("unconverged") is not None]
-    parameters = summary.get("parameters") or {}
-    row |= {
-        "epoch": run.epoch,
-        "terminal_epoch": run.terminal_epoch,
-        "unconverged_worst": max(worst, default=None),
-        "parameters": parameters.get("total"),
-        "parameters_arm": parameters.get("arm"),
-        "initial_norm": summary.get("initial_norm"),
-        "step_seconds": summary.get("step_seconds"),
-        "step_memory_bytes": summary.get("step_memory_bytes"),
-        "seconds": summary.get("seconds", row.get("seconds")),
-    }
-    return row

@@ -6,14 +6,19 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from deq_nc.names import figure as figure_text
-from deq_nc.report.grid import Grid
-from deq_nc.report.grid_figures import WIDTH, blocks
-from deq_nc.report.style import ARM_HATCH, Picture, arm_style, new_figure, picture
+from deq_nc.report.figures.ratios import WIDTH, blocks
+from deq_nc.report.figures.style import Picture, arm_style, bar_style, new_figure, picture
+from deq_nc.report.read import Study
+from deq_nc.runs import Setting
 
 
-def amplification_pictures(grid: Grid) -> list[Picture]:
+def pictures(study: Study) -> list[Picture]:
+    return [*_amplification(study), *_cost(study)]
+
+
+def _amplification(study: Study) -> list[Picture]:
     """Feature norm against minority accuracy, a marker per run, a panel per setting."""
-    rows = {name: [s for s in settings if _points(grid, s)] for name, settings in blocks(grid).items()}
+    rows = {name: [s for s in settings if _points(study, s)] for name, settings in blocks(study).items()}
     rows = {name: settings for name, settings in rows.items() if settings}
     if not rows:
         return []
@@ -26,7 +31,7 @@ def amplification_pictures(grid: Grid) -> list[Picture]:
             if setting is None:
                 axes.set_visible(False)
                 continue
-            for arm, x, y in _points(grid, setting):
+            for arm, x, y in _points(study, setting):
                 style = arm_style(arm)
                 axes.plot(x, 100 * y, linestyle="none", marker=style["marker"], color=style["color"], alpha=0.75)
             axes.set_title(setting.title, color="black")
@@ -36,7 +41,7 @@ def amplification_pictures(grid: Grid) -> list[Picture]:
                 axes.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
     handles = [
         Line2D([], [], label=figure_text(arm), linestyle="none", marker=style["marker"], color=style["color"])
-        for arm, style in ((arm, arm_style(arm)) for arm in grid.arms)
+        for arm, style in ((arm, arm_style(arm)) for arm in study.arms)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=9.5)
     caption = (
@@ -46,11 +51,11 @@ def amplification_pictures(grid: Grid) -> list[Picture]:
     return [picture("amplification", "Norm amplification and minority accuracy", caption, figure)]
 
 
-def _points(grid: Grid, setting) -> list[tuple[str, float, float]]:
+def _points(study: Study, setting: Setting) -> list[tuple[str, float, float]]:
     """(arm, feature norm, minority accuracy) of each run."""
     out = []
-    for arm in grid.arms:
-        norms, accuracies = (grid.values(setting, arm, key) for key in ("feature_norm", "test_accuracy_minority"))
+    for arm in study.arms:
+        norms, accuracies = (study.values(setting, arm, key) for key in ("feature_norm", "test_accuracy_minority"))
         out += [(arm, norms[seed], accuracies[seed]) for seed in sorted(norms.keys() & accuracies.keys())]
     return [(arm, x, y) for arm, x, y in out if np.isfinite([x, y]).all()]
 
@@ -64,11 +69,11 @@ COST = (  # key, label, factor, format
 )
 
 
-def cost_pictures(grid: Grid) -> list[Picture]:
+def _cost(study: Study) -> list[Picture]:
     """Bars per arm: median over all finished runs of the grid, whiskers from least to most."""
     found = []
     for key, label, factor, digits in COST:
-        arms = {arm: [v * factor for s in grid.runs for v in grid.values(s, arm, key).values()] for arm in grid.arms}
+        arms = {arm: [v * factor for s in study.runs for v in study.values(s, arm, key).values()] for arm in study.arms}
         arms = {arm: values for arm, values in arms.items() if np.isfinite(values).any()}
         if arms:
             found.append((label, digits, arms))
@@ -78,10 +83,7 @@ def cost_pictures(grid: Grid) -> list[Picture]:
     for axes, (label, digits, arms) in zip(figure.subplots(1, len(found), squeeze=False)[0], found):
         for place, (arm, values) in enumerate(arms.items()):
             middle, low, high = np.nanmedian(values), np.nanmin(values), np.nanmax(values)
-            axes.bar(
-                place, middle, 0.72, color=arm_style(arm)["color"], alpha=0.85, hatch=ARM_HATCH.get(arm, ""),
-                edgecolor="white", linewidth=0,
-            )  # fmt: skip
+            axes.bar(place, middle, 0.72, linewidth=0, **bar_style(arm))
             axes.errorbar(place, middle, [[middle - low], [high - middle]], color="black", capsize=3, elinewidth=1)
             axes.annotate(
                 format(middle, digits), (place, high), (0, 4), textcoords="offset points", ha="center", fontsize=8

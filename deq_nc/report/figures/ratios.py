@@ -9,32 +9,33 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from deq_nc.report.grid import Grid, Setting
-from deq_nc.report.grid_table import PERCENT
-from deq_nc.report.grid_tables import ACCURACY, WHY, pairs
-from deq_nc.report.statistics import BAND_SEEDS, Interval
-from deq_nc.report.style import GREY, Picture, arm_legend, arm_style, new_figure, picture
+from deq_nc.report.figures.style import DASHES, GREY, Picture, arm_legend, arm_style, new_figure, picture
+from deq_nc.report.read import Study
+from deq_nc.report.tables.contents import ACCURACY, WHY, difference, pairs
+from deq_nc.report.tables.statistics import BAND_SEEDS, Interval
+from deq_nc.report.tables.table import PERCENT, mean, paired
+from deq_nc.runs import Setting
 
 BARS = f"Mean over seeds; bars: 95 % t-interval, from {BAND_SEEDS} seeds on"
 WIDTH = 7.0  # inches at least: the legend of four arms and a reference
 SHIFT = 0.09  # between arms, of the step from one R to the next
 
 
-def blocks(grid: Grid) -> dict[str, list[Setting]]:
+def blocks(study: Study) -> dict[str, list[Setting]]:
     """The imbalanced settings by the panel they share; a panel without a finished run is left out."""
     out: dict[str, list[Setting]] = {}
-    for setting in grid.settings:
+    for setting in study.settings:
         if setting.kind != "none":
             out.setdefault(setting.block, []).append(setting)
     return {
         name: settings
         for name, settings in out.items()
-        if any(grid.finished(setting, arm) for setting in settings for arm in grid.arms)
+        if any(study.counted(setting, arm) for setting in settings for arm in study.arms)
     }
 
 
-def _has(grid: Grid, key: str) -> bool:
-    return any(grid.values(setting, arm, key) for setting in grid.runs for arm in grid.arms)
+def _has(study: Study, key: str) -> bool:
+    return any(study.values(setting, arm, key) for setting in study.runs for arm in study.arms)
 
 
 def half_of(value: Interval) -> float:
@@ -42,15 +43,15 @@ def half_of(value: Interval) -> float:
     return value.half if value.half is not None and value.n >= BAND_SEEDS and np.isfinite(value.half) else 0.0
 
 
-def _against_ratio(axes: Axes, grid: Grid, settings: Sequence[Setting], key: str) -> None:
+def _against_ratio(axes: Axes, study: Study, settings: Sequence[Setting], key: str) -> None:
     """One line per arm over the ratios of `settings`, at equal steps and beside one another."""
     scale = 100 if key in PERCENT else 1
-    for place, arm in enumerate(grid.arms):
-        points = [(i, grid.mean(setting, arm, key)) for i, setting in enumerate(settings)]
+    for place, arm in enumerate(study.arms):
+        points = [(i, mean(study, setting, arm, key).value) for i, setting in enumerate(settings)]
         points = [(i, value) for i, value in points if value is not None and np.isfinite(value.mean)]
         if not points:
             continue
-        x = [i + SHIFT * (place - (len(grid.arms) - 1) / 2) for i, _ in points]
+        x = [i + SHIFT * (place - (len(study.arms) - 1) / 2) for i, _ in points]
         y, half = ([scale * get(value) for _, value in points] for get in (lambda v: v.mean, half_of))
         axes.errorbar(x, y, half, capsize=2.5, elinewidth=1.2, **arm_style(arm))
     axes.set_xticks(range(len(settings)), [f"{setting.ratio:g}" for setting in settings])
@@ -58,9 +59,9 @@ def _against_ratio(axes: Axes, grid: Grid, settings: Sequence[Setting], key: str
     axes.grid(False, axis="x")
 
 
-def ratio_figure(grid: Grid, rows: Sequence[tuple[str, str, float | None]], height: float, reference: str = ""):
+def ratio_figure(study: Study, rows: Sequence[tuple[str, str, float | None]], height: float, reference: str = ""):
     """Rows (key, label of the axis, level of a dashed line) by panels of one KA; None where nothing was measured."""
-    columns, rows = blocks(grid), [row for row in rows if _has(grid, row[0])]
+    columns, rows = blocks(study), [row for row in rows if _has(study, row[0])]
     if not columns or not rows:
         return None
     figure = new_figure(max(WIDTH, 3.6 * len(columns)), height * len(rows) + 0.45)
@@ -68,53 +69,55 @@ def ratio_figure(grid: Grid, rows: Sequence[tuple[str, str, float | None]], heig
     for (key, label, level), line in zip(rows, panels):
         for axes, (name, settings) in zip(line, columns.items()):
             if level is not None:
-                axes.axhline(level, color=GREY, linewidth=1.2, linestyle=(0, (2, 2)), zorder=1)
-            _against_ratio(axes, grid, settings, key)
+                axes.axhline(level, **DASHES, zorder=1)
+            _against_ratio(axes, study, settings, key)
             axes.set_title(name, color="black")
         line[0].set_ylabel(label)
     for axes in panels[-1]:
         axes.set_xlabel("imbalance ratio R")
-    extra = [Line2D([], [], color=GREY, linewidth=1.2, linestyle=(0, (2, 2)), label=reference)] if reference else []
-    arm_legend(figure, grid.arms, extra)
+    arm_legend(figure, study.arms, [Line2D([], [], **DASHES, label=reference)] if reference else [])
     return figure
 
 
-def accuracy_pictures(grid: Grid) -> list[Picture]:
-    minority = ratio_figure(grid, [("test_accuracy_minority", "minority test accuracy (%)", None)], 3.4)
-    rows = [
-        ("test_accuracy", "test accuracy (%)", None),
-        ("test_accuracy_majority", "majority\ntest accuracy (%)", None),
-    ]
-    other = ratio_figure(grid, rows, 2.2)
-    found = [
-        ("minority", "Minority accuracy against R", f"{BARS}. KA: number of majority classes; R: their images per "
-         "image of a minority class. Arms are set beside one another, so that none hides another.", minority),
-        ("overall", "Overall and majority accuracy against R", f"{BARS}.", other),
-    ]  # fmt: skip
-    return [picture(*words, figure) for *words, figure in found if figure is not None]
-
-
-def geometry_pictures(grid: Grid, num_classes: int | None) -> list[Picture]:
+def pictures(study: Study, num_classes: int | None) -> list[Picture]:
+    """Differences of arms; against R, accuracies, angles and norms; what was not measured is left out."""
     etf = -1 / (num_classes - 1) if num_classes and num_classes > 1 else None
-    rows = [
-        ("cosine_minority_weights", "cosine, minority\nclassifiers", etf),
-        ("cosine_minority_means", "cosine, minority\nclass means", etf),
-        ("norm_ratio_weights", "minority / majority\nnorm of classifiers", 1.0),
-        ("norm_ratio_means", "minority / majority\nnorm of class means", 1.0),
-    ]
-    figure = ratio_figure(grid, rows, 2.0, "simplex ETF")
-    caption = (
-        f"{BARS}. Cosines: mean over pairs of minority classes, −1/(K−1) in a simplex ETF; 1 is minority collapse. "
-        "Norms: mean over minority classes by mean over majority classes, 1 in a simplex ETF. Class means are centred."
-    )
-    return [picture("angles", "Minority angles and norms against R", caption, figure)] if figure is not None else []
+    drawn = (
+        (
+            "minority", "Minority accuracy against R",
+            f"{BARS}. KA: number of majority classes; R: their images per image of a minority class. Arms are set "
+            "beside one another, so that none hides another.",
+            (("test_accuracy_minority", "minority test accuracy (%)", None),), 3.4,
+        ),
+        (
+            "overall", "Overall and majority accuracy against R", f"{BARS}.",
+            (
+                ("test_accuracy", "test accuracy (%)", None),
+                ("test_accuracy_majority", "majority\ntest accuracy (%)", None),
+            ), 2.2,
+        ),
+        (
+            "angles", "Minority angles and norms against R",
+            f"{BARS}. Cosines: mean over pairs of minority classes, −1/(K−1) in a simplex ETF; 1 is minority collapse. "
+            "Norms: mean over minority classes by mean over majority classes, 1 in a simplex ETF. Class means are "
+            "centred.",
+            (
+                ("cosine_minority_weights", "cosine, minority\nclassifiers", etf),
+                ("cosine_minority_means", "cosine, minority\nclass means", etf),
+                ("norm_ratio_weights", "minority / majority\nnorm of classifiers", 1.0),
+                ("norm_ratio_means", "minority / majority\nnorm of class means", 1.0),
+            ), 2.0, "simplex ETF",
+        ),
+    )  # fmt: skip
+    found = [(name, title, caption, ratio_figure(study, *how)) for name, title, caption, *how in drawn]
+    return _forest(study) + [picture(*words, figure) for *words, figure in found if figure is not None]
 
 
-def forest_pictures(grid: Grid) -> list[Picture]:
+def _forest(study: Study) -> list[Picture]:
     """Paired differences of the deq arm to every other, one line per setting."""
-    compared = pairs(grid)
-    settings = [s for s in grid.settings if any(grid.paired(s, *pair, "test_accuracy") for pair in compared)]
-    keys = {key: name for key, name in ACCURACY.items() if _has(grid, key)}
+    compared = pairs(study)
+    settings = [s for s in study.settings if any(paired(study, s, *pair, "test_accuracy").value for pair in compared)]
+    keys = {key: name for key, name in ACCURACY.items() if _has(study, key)}
     if not settings or not keys:
         return []
     figure = new_figure(11.2, 0.34 * len(compared) * len(settings) * 0.62 + 1.5)
@@ -125,7 +128,7 @@ def forest_pictures(grid: Grid) -> list[Picture]:
             if row % 2:
                 axes.axhspan(row - 0.5, row + 0.5, color="#f3f3f0", zorder=0)
             for place, pair in enumerate(compared):
-                value = grid.paired(setting, *pair, key)
+                value = paired(study, setting, *pair, key).value
                 if value is None or not np.isfinite(value.mean):
                     continue
                 style = arm_style(pair[1])
@@ -142,11 +145,11 @@ def forest_pictures(grid: Grid) -> list[Picture]:
     panels[0].set_yticks(range(len(settings)), [setting.title for setting in settings])
     panels[0].set_ylim(len(settings) - 0.5, -0.5)
     handles = [
-        Line2D([], [], color=arm_style(b)["color"], marker=arm_style(b)["marker"], linewidth=1.3, label=f"{a} − {b}")
-        for a, b in compared
+        Line2D([], [], color=style["color"], marker=style["marker"], linewidth=1.3, label=difference(pair))
+        for pair, style in ((pair, arm_style(pair[1])) for pair in compared)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=9.5)
-    which = "; ".join(f"{a} − {b}: {WHY[b]}" for a, b in compared)
+    which = "; ".join(f"{difference(pair)}: {WHY[pair[1]]}" for pair in compared)
     caption = (
         f"Mean paired difference (same seed) in test accuracy; bars: 95 % t-interval, from {BAND_SEEDS} seeds on; "
         f"right of 0 the DEQ is better ({which}). Filled: the interval excludes 0 (no correction for many comparisons)."

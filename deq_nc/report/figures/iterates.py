@@ -1,16 +1,14 @@
-"""Where collapse happens: by layer for every arm, and along the solve for the deq arm."""
+"""Where along the solve collapse happens: quantities against the solver's iterate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from deq_nc.names import figure as figure_text
-from deq_nc.report.runs import Run
-from deq_nc.report.style import GREY, Picture, arm_style, new_figure, picture
-from deq_nc.report.tables import arm_runs
+from deq_nc.report.figures.style import GREY, Picture, arm_style, new_figure, picture
+from deq_nc.report.read.run import Run, firsts
 
 PANELS = (
     ("residual", "worst residual (relative)", True),
@@ -20,32 +18,17 @@ PANELS = (
     ("nc3", "NC3", False),
     ("accuracy", "train accuracy", False),
 )
-SLACK = 1.05  # the recorded residuals are computed once more, in another program
 
 
-def _firsts(runs: Sequence[Run]) -> list[Run]:
-    groups = arm_runs(run for run in runs if run.along is not None)
-    return [group[0] for group in groups.values()]
-
-
-def cut_short(run: Run) -> bool:
-    """Whether along.json stops before the solve did: above the tolerance, with steps left."""
-    rows = (run.along or {}).get("by_step") or []
-    if not rows or rows[-1]["residual"] is None:
-        return False
-    tol, most = (run.config.get("solver", {}).get(name) for name in ("tol", "max_steps"))
-    return tol is not None and rows[-1]["residual"] > SLACK * tol and (most is None or rows[-1]["step"] < most)
-
-
-def along_pictures(runs: Sequence[Run]) -> list[Picture]:
+def pictures(runs: Sequence[Run]) -> list[Picture]:
     """Quantities against the solver's iterate, first finished seed of each arm that solves."""
-    solved = [run for run in _firsts(runs) if run.along.get("by_step")]
+    solved = [run for run in firsts(runs, "along") if run.solve]
     if not solved:
         return []
     figure = new_figure(10, 5)
     for axis, (key, label, log) in zip(figure.subplots(2, 3).flat, PANELS):
         for run in solved:
-            rows = [row for row in run.along["by_step"] if row[key] is not None]
+            rows = [row for row in run.solve if row[key] is not None]
             steps, values = [row["step"] for row in rows], [row[key] for row in rows]
             axis.plot(steps, values, label=figure_text(run.arm), **arm_style(run.arm))
         axis.set_xlabel("solver iterate (0 = H0)")
@@ -62,33 +45,20 @@ def along_pictures(runs: Sequence[Run]) -> list[Picture]:
             if (tol := solved[0].config.get("solver", {}).get("tol")) is not None:
                 axis.axhline(tol, color=GREY, linewidth=1, linestyle=":")
                 axis.annotate("tolerance", (0.02, tol), xycoords=("axes fraction", "data"), va="bottom", color=GREY)
-            for run in filter(cut_short, solved):
-                end = run.along["by_step"][-1]
+            for run in (run for run in solved if run.cut_short):
+                end = run.solve[-1]
                 axis.annotate(
                     "the record ends,\nthe solve goes on", (end["step"], end["residual"]), (-6, 14), ha="right",
                     textcoords="offset points", color=GREY, arrowprops={"arrowstyle": "->", "color": GREY},
                 )  # fmt: skip
-    which = ", ".join(f"{run.arm} seed {run.seed}" for run in solved)
+    which = ", ".join(run.name for run in solved)
     caption = (
         f"Training images, trained classifier, features of each iterate ({which}). Where the curves are flat the solve "
         "changes nothing: what it adds is the difference between iterate 0, the encoder's output, and the last."
     )
-    if cut := [f"{run.arm} seed {run.seed}" for run in solved if cut_short(run)]:
+    if cut := [run.name for run in solved if run.cut_short]:
         caption += (
             f" The record of {', '.join(cut)} ends before the solve did, above the tolerance: the last point here is "
             "not the equilibrium, and distances are to that point."
         )
     return [picture("along", "Collapse along the solve", caption, figure)]
-
-
-def layer_rows(runs: Sequence[Run]) -> list[list[str]]:
-    """Rows arm, layer, images, NC1, NC2 means, NC3, accuracy of the first finished seed of each arm."""
-    return [
-        [run.arm, row["layer"], row["images"], *(_text(row[key]) for key in ("nc1", "nc2_means", "nc3", "accuracy"))]
-        for run in _firsts(runs)
-        for row in run.along["layers"]
-    ]
-
-
-def _text(value: Any) -> str:
-    return "–" if value is None else f"{value:.3g}"

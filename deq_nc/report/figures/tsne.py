@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import matplotlib
@@ -11,14 +11,13 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from deq_nc.report.classes import LABELLED, class_names, class_order
-from deq_nc.report.runs import Run
-from deq_nc.report.tables import arm_runs
+from deq_nc.names import figure as figure_text
+from deq_nc.report.figures.classes import LABELLED, class_names, class_order
+from deq_nc.report.figures.style import Picture, new_figure, picture
+from deq_nc.report.read.run import Run, firsts
 from deq_nc.sample import even_sample
 
 POINTS = 1000  # about 3 s an arm on one core
-
-
 FEWEST = 10
 
 
@@ -84,9 +83,8 @@ def sample(run: Run) -> Sample:
 
 def remarks(runs: Iterable[Run]) -> list[str]:
     """A sentence on each of the runs shown (the first with an analysis of its arm) that has no t-SNE."""
-    firsts = [group[0] for group in arm_runs(run for run in runs if run.analysis is not None).values()]
-    found = [(run, unfit(_chosen(run)[0])) for run in firsts]
-    return [f"{run.arm} seed {run.seed}: no t-SNE, since {reason}." for run, reason in found if reason]
+    found = [(run, unfit(_chosen(run)[0])) for run in firsts(runs, "analysis")]
+    return [f"{run.name}: no t-SNE, since {reason}." for run, reason in found if reason]
 
 
 def _chosen(run: Run) -> tuple[np.ndarray, np.ndarray]:
@@ -126,3 +124,34 @@ def scatter(axes: Axes, run: Run, sample: Sample, *, inches: float, fontsize: fl
             text = axes.text(*centre, name, ha="center", va="center", weight="bold", fontsize=fontsize)
             text.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
     return handles
+
+
+def pictures(runs: Sequence[Run]) -> list[Picture]:
+    """The test features of the first run of each arm that has an analysis, where they are fit for it."""
+    shown = firsts(runs, "analysis")
+    samples = [(run, found) for run in shown if len((found := sample(run)).points)]
+    if not samples:
+        return []
+    columns = min(len(samples), 2)
+    rows = -(-len(samples) // columns)
+    figure = new_figure(5.6 * columns, 5.0 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(samples) :]:
+        axes.set_visible(False)
+    handles: dict[int, Line2D] = {}
+    for axes, (run, found) in zip(grid.flat, samples):
+        handles |= scatter(axes, run, found, inches=4.4)
+        what = f"{len(found.labels)} of {found.total} test images"
+        axes.set_title(f"{figure_text(run.arm)}: {what}", color="black", fontsize=10)
+        axes.set(xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", aspect="equal", adjustable="datalim")
+    named = ""
+    if len(class_order(shown[0])[0]) <= LABELLED:
+        figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=10, title="class")
+        named = " and named"
+    which = ", ".join(run.name for run, _ in samples)
+    triangles = " Triangles are minority classes." if class_order(shown[0])[1] else ""
+    caption = (
+        f"Test features of {which}, coloured{named} by class.{triangles} Tight, separate islands are collapsed "
+        "classes; distances between islands and their sizes mean nothing in t-SNE."
+    )
+    return [picture("tsne", "t-SNE of the test features", caption, figure)]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from deq_nc.names import latex as escape
-from deq_nc.report.grid_table import GridTable
+from deq_nc.report.tables.table import Table
 
 _NUMBER = re.compile(r"(?P<mean>[+-]?[\d.,]+)(?: ± (?P<half><?[\d.,]+))?(?P<mark> \*)?(?P<seeds> \(\d+/\d+\))?")
 _POWER = re.compile(r"\(?(?P<mean>[+-]?[\d.]+)(?: ± (?P<half><?[\d.]+)\))?e(?P<power>[+-]\d+)(?P<seeds> \(\d+/\d+\))?")
@@ -27,7 +27,7 @@ def _thousands(text: str) -> str:
     return text.replace(",", "{,}")
 
 
-def latex_table(table: GridTable) -> str:
+def latex_table(table: Table) -> str:
     """A float with caption, label and booktabs rules; rows of one first stub are set apart where there are two."""
     columns = "l" * len(table.stubs) + "r" * len(table.columns)
     heading = " & ".join(escape(name) for name in (*table.stubs, *table.columns))
@@ -51,6 +51,6 @@ def latex_table(table: GridTable) -> str:
     )
 
 
-def latex(tables: Iterable[GridTable]) -> str:
+def latex(tables: Iterable[Table]) -> str:
     """All tables; the preamble needs booktabs."""
     return "% \\usepackage{booktabs}\n\n" + "\n".join(map(latex_table, tables))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from deq_nc.report.quantities import COSINES, NORMS, quantity
-from deq_nc.report.runs import Run
-from deq_nc.report.statistics import BAND_SEEDS, Curve, curve
-from deq_nc.report.style import GREY, Picture, arm_legend, arm_style, new_figure, picture
-from deq_nc.report.tables import arm_runs
+from deq_nc.report.figures.style import DASHES, GREY, Picture, arm_legend, arm_style, new_figure, picture
+from deq_nc.report.read.run import Run, by_arm
+from deq_nc.report.tables.quantities import COSINES, NORMS, quantity
+from deq_nc.report.tables.statistics import BAND_SEEDS, Curve, curve
 
 SEEDS_NOTE = (
     "Line: mean over seeds (of the logarithm on a log axis); thin lines: single seeds; band: 95 % t-interval, from "
@@ -90,18 +90,16 @@ def panels(
     keys: Sequence[str],
     *,
     columns: int = 3,
-    reference: Callable[[str], float | None] = lambda key: None,
-    reference_label: str = "",
-    log: dict[str, bool] | None = None,
+    levels: Mapping[str, float | None] = MappingProxyType({}),
+    level_label: str = "",
 ):
-    """A figure with one panel per key that some run measured; None when there is none."""
-    arms = arm_runs(runs)
+    """A figure with one panel per key that some run measured, None when there is none; `levels`: dashed lines."""
+    arms = by_arm(runs)
     found: dict[str, dict[str, Curve]] = {}
     for key in keys:
-        logarithmic = (log or {}).get(key, quantity(key).log)
-        per_arm = {arm: curve([run.history for run in group], key, log=logarithmic) for arm, group in arms.items()}
-        if per_arm := {arm: each for arm, each in per_arm.items() if each is not None}:
-            found[key] = per_arm
+        curves = {arm: curve([run.history for run in of], key, log=quantity(key).log) for arm, of in arms.items()}
+        if curves := {arm: each for arm, each in curves.items() if each is not None}:
+            found[key] = curves
     if not found:
         return None
     columns = min(columns, len(found))
@@ -110,86 +108,80 @@ def panels(
     grid = figure.subplots(rows, columns, squeeze=False)
     marks = {arm: terminal_epoch(group) for arm, group in arms.items()}
     first, last = min(run.history[0]["epoch"] for run in runs if run.history), max(run.epoch for run in runs)
-    lines = False
-    for axes, (key, per_arm) in zip(grid.flat, found.items()):
-        logarithmic = (log or {}).get(key, quantity(key).log)
-        if logarithmic:
+    for axes, (key, curves) in zip(grid.flat, found.items()):
+        shown, level = quantity(key), levels.get(key)
+        if shown.log:
             axes.set_yscale("log")
-        level = reference(key)
         if level is not None:
-            axes.axhline(level, color=GREY, linewidth=1.2, linestyle=(0, (2, 2)), zorder=1)
-            lines = True
-        for arm, each in per_arm.items():
+            axes.axhline(level, **DASHES, zorder=1)
+        for arm, each in curves.items():
             _draw_curve(axes, arm, each)
-        _mark_terminal(axes, {arm: marks[arm] for arm in per_arm})
-        _set_limits(axes, list(per_arm.values()), [] if level is None else [level], logarithmic, quantity(key).zero)
+        _mark_terminal(axes, {arm: marks[arm] for arm in curves})
+        _set_limits(axes, list(curves.values()), [] if level is None else [level], shown.log, shown.zero)
         _epoch_axis(axes, first, last)
-        axes.set(ylabel=quantity(key).label, xlabel="epoch", title=quantity(key).hint)
+        axes.set(ylabel=shown.label, xlabel="epoch", title=shown.hint)
     for axes in grid.flat[len(found) :]:
         axes.set_visible(False)
     extra = []
     if any(mark is not None for mark in marks.values()):
         extra.append(Line2D([], [], color=GREY, marker="^", markersize=7, linewidth=0.8, label="train error 0"))
-    if lines:
-        extra.append(Line2D([], [], color=GREY, linewidth=1.2, linestyle=(0, (2, 2)), label=reference_label))
-    arm_legend(figure, [arm for arm in arms if any(arm in per_arm for per_arm in found.values())], extra)
+    if any(levels.get(key) is not None for key in found):
+        extra.append(Line2D([], [], **DASHES, label=level_label))
+    arm_legend(figure, [arm for arm in arms if any(arm in curves for curves in found.values())], extra)
     return figure
 
 
-def curve_pictures(runs: Sequence[Run], num_classes: int | None, only: Sequence[str] | None = None) -> list[Picture]:
+def pictures(runs: Sequence[Run], num_classes: int | None, only: Sequence[str] = ()) -> list[Picture]:
     """Accuracy and loss, collapse, blocks (when measured), solver, norms; figures without data are left out.
 
-    `only` names the figures to draw.
+    `only` names the figures to draw, none: all.
     """
-    seeds = f" {SEEDS_NOTE}" if any(len(group) > 1 for group in arm_runs(runs).values()) else ""
+    seeds = f" {SEEDS_NOTE}" if any(len(group) > 1 for group in by_arm(runs).values()) else ""
     reached = any(run.terminal_epoch is not None for run in runs)
     marked = MARKED if reached else "No arm has reached train error 0 at a measured epoch."
     etf = None if num_classes is None or num_classes < 2 else -1.0 / (num_classes - 1)
-    tol = runs[0].config.get("solver", {}).get("tol")
-    adjoint_tol = runs[0].config.get("solver", {}).get("adjoint_tol")
-    accuracy = "train_accuracy test_accuracy test_accuracy_majority test_accuracy_minority train_loss test_loss".split()
-    minority = any(row.get("test_accuracy_minority") is not None for run in runs for row in run.history)
-    if minority:  # majority and minority side by side, losses at the end of the rows
-        accuracy = (
-            "train_accuracy test_accuracy train_loss test_accuracy_majority test_accuracy_minority test_loss".split()
-        )
+    solver = runs[0].config.get("solver", {})
+    tolerances = {"solver_residual": solver.get("tol"), "adjoint_residual": solver.get("adjoint_tol")}
+    accuracy, columns = "train_accuracy test_accuracy train_loss test_loss", 2
+    if any(row.get("test_accuracy_minority") is not None for run in runs for row in run.history):
+        # Majority and minority side by side, losses at the end of the rows.
+        accuracy = "train_accuracy test_accuracy train_loss test_accuracy_majority test_accuracy_minority test_loss"
+        columns = 3
     drawn = (
         (
             "accuracy", "Accuracy and loss",
             f"Accuracy is a share of images, loss a mean in nats on a log axis. {marked}{seeds}",
-            lambda: panels(runs, accuracy, columns=3 if minority else 2),
+            accuracy.split(), {"columns": columns},
         ),
         (
             "collapse", "Neural collapse on the training set",
             "Every panel falls to 0 under full collapse of balanced classes; NC1 and CDNV are on log axes. "
             f"{marked}{seeds}",
-            lambda: panels(runs, "nc1 nc2_means nc2_weights nc3 nc4 cdnv".split()),
+            "nc1 nc2_means nc2_weights nc3 nc4 cdnv".split(), {},
         ),
         (
             "blocks", "Angles between classes, by block",
             "Mean cosine between classes inside a block or across two; the dashed line is the simplex ETF, -1/(K-1). "
             f"Minority collapse shows as a minority cosine that climbs to 1.{seeds}",
-            lambda: panels(
-                runs, COSINES, columns=4, reference=lambda key: etf, reference_label="simplex ETF, −1/(K−1)"
-            ),
+            COSINES,
+            {"columns": 4, "levels": dict.fromkeys(COSINES, etf), "level_label": "simplex ETF, −1/(K−1)"},
         ),
         (
             "solver", "How well each equilibrium was solved",
             "Steps and residuals of the forward and the backward solve; collapse numbers stand only where the residual "
             f"is at the tolerance (dashed) or below and no example is left unconverged.{seeds}",
-            lambda: panels(
-                runs, "solver_steps solver_residual unconverged adjoint_steps adjoint_residual spectral_radius".split(),
-                reference={"solver_residual": tol, "adjoint_residual": adjoint_tol}.get, reference_label="tolerance",
-            ),
+            "solver_steps solver_residual unconverged adjoint_steps adjoint_residual spectral_radius".split(),
+            {"levels": tolerances, "level_label": "tolerance"},
         ),
         (
             "norms", "Norms",
             "Size of features and classifier, and how far the class norms are from equal (0 is equal): whether an arm "
             f"gains by amplifying rather than by turning its features.{seeds}",
-            lambda: panels(
-                runs, ["feature_norm", "weight_norm", "equinorm_means", "equinorm_weights", *NORMS], columns=4
-            ),
+            ("feature_norm", "weight_norm", "equinorm_means", "equinorm_weights", *NORMS), {"columns": 4},
         ),
     )  # fmt: skip
-    drawn = ((*words, draw()) for *words, draw in drawn if only is None or words[0] in only)
-    return [picture(name, title, caption, figure) for name, title, caption, figure in drawn if figure is not None]
+    out = []
+    for name, title, caption, keys, options in drawn:
+        if (not only or name in only) and (figure := panels(runs, keys, **options)) is not None:
+            out.append(picture(name, title, caption, figure))
+    return out

@@ -24,6 +24,7 @@ ARM_STYLE: dict[str, dict[str, Any]] = {
 OTHER = {"color": "#555555", "linestyle": "-", "marker": "x"}
 ARM_HATCH = {"explicit": "", "deq": "///", "unrolled": "...", "residual": "xxx"}
 GREY = "#666666"
+DASHES = {"color": GREY, "linewidth": 1.2, "linestyle": (0, (2, 2))}  # of a reference line
 
 RC = {
     "figure.dpi": 110,
@@ -78,6 +79,10 @@ def style_context(dpi: int = RC["figure.dpi"]) -> Any:
 
 def arm_style(arm: str) -> dict[str, Any]:
     return ARM_STYLE.get(arm, OTHER)
+
+
+def bar_style(arm: str) -> dict[str, Any]:
+    return {"facecolor": arm_style(arm)["color"], "alpha": 0.85, "hatch": ARM_HATCH.get(arm, ""), "edgecolor": "white"}
 
 
 def arm_legend(figure: Figure, arms: Iterable[str], extra: Iterable[Line2D] = ()) -> None:
