@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
@@ -92,7 +93,7 @@ def panels(
     columns: int = 3,
     levels: Mapping[str, float | None] = MappingProxyType({}),
     level_label: str = "",
-):
+) -> Figure | None:
     """A figure with one panel per key that some run measured, None when there is none; `levels`: dashed lines."""
     arms = by_arm(runs)
     found: dict[str, dict[str, Curve]] = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
@@ -37,7 +38,7 @@ def grams(run: Run) -> dict[str, np.ndarray]:
     return {"centred class means": cosines(means, centre=True)[pick], "classifier weights": cosines(weights)[pick]}
 
 
-def draw_gram(axes: Axes, run: Run, gram: np.ndarray, **ticks: Any):
+def draw_gram(axes: Axes, run: Run, gram: np.ndarray, **ticks: Any) -> AxesImage:
     """The image of a matrix of `grams`, its classes named where they are few."""
     image = axes.imshow(gram, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     axes.grid(False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -59,7 +60,9 @@ def _against_ratio(axes: Axes, study: Study, settings: Sequence[Setting], key: s
     axes.grid(False, axis="x")
 
 
-def ratio_figure(study: Study, rows: Sequence[tuple[str, str, float | None]], height: float, reference: str = ""):
+def ratio_figure(
+    study: Study, rows: Sequence[tuple[str, str, float | None]], height: float, reference: str = ""
+) -> Figure | None:
     """Rows (key, label of the axis, level of a dashed line) by panels of one KA; None where nothing was measured."""
     columns, rows = blocks(study), [row for row in rows if _has(study, row[0])]
     if not columns or not rows:
