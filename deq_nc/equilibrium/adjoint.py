@@ -7,49 +7,92 @@ The system is linear, so each row is solved with its g divided by a power of two
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
+from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from deq_nc.config import EquilibriumConfig
 from deq_nc.equilibrium import krylov
-from deq_nc.equilibrium.anderson import anderson
-from deq_nc.equilibrium.errors import CellError
-from deq_nc.equilibrium.iterate import Solved, iterate, picard
-from deq_nc.equilibrium.state import AdjointStats, inverse, magnitude, ratio, row_norm, square_norm, unit
+from deq_nc.equilibrium.errors import Part, count, number
+from deq_nc.equilibrium.iterate import FixedPoint, Solved, Solver, iterate
+from deq_nc.equilibrium.krylov import Operator
+from deq_nc.equilibrium.rows import inverse, magnitude, ratio, row_norm, square_norm, unit
+from deq_nc.equilibrium.state import AdjointStats
 
-Operator = Callable[[Array], Array]
+
+@dataclass(frozen=True, kw_only=True)
+class Adjoint(Part, abc.ABC):
+    """A linear solver for A u = g, A(u) = u - J^T u, row by row. Subclass it with a frozen dataclass with `correct`.
+
+    It is asked again for what is left of g until each row is within tol: the layer recomputes the residual, keeps the
+    best u, stops rows and reports. A `Solver` is an adjoint too, by its iteration for u = g + J^T u.
+    """
+
+    tol: float = number(1e-3)  # relative residual ||u - g - J^T u|| / ||g||
+    max_steps: int = count(50)  # products with J^T
+
+    @abc.abstractmethod
+    def correct(self, A: Operator, r: Array, goal: Array, budget: Array) -> tuple[Array, Array]:
+        """(du [B, n] with A du near r [B, n], products with A made [B]), for at most budget [B] products of a row.
+
+        ||r - A du|| <= goal [B] is enough; a row of r that has stopped is zero.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neumann(FixedPoint):
+    """u <- g + J^T u, the plain iteration as an adjoint: for contractive cells."""
+
+    tol: float = number(1e-3)
+
+
+class GMRES(Adjoint):
+    """The least residual over 20 directions, then restarted; 21 states of memory."""
+
+    correct = staticmethod(krylov.gmres)
+
+
+class BiCGStab(Adjoint):
+    """Two products a step, seven states of memory."""
+
+    correct = staticmethod(krylov.bicgstab)
+
+
+class NormalCG(Adjoint):
+    """Conjugate gradients on A^T A u = A^T g: two products a step, and the square of the condition number."""
+
+    correct = staticmethod(krylov.normal_cg)
 
 
 def solve_adjoint(
     A: Operator,
     g: Array,
-    config: EquilibriumConfig,
+    adjoint: Adjoint | Solver,
     tol: Array | float,
     max_steps: Array | int,
+    *,
+    escalate: bool,
     narrow: Callable[[Array], Operator] | None = None,
 ) -> tuple[Array, AdjointStats]:
     """u [B, n] of A(u) = u - J^T u = g, and its `AdjointStats`; a row of g with NaN gets u = 0, flagged.
 
     So does one whose u exceeds the type; the part of u that falls below it is counted as residual.
-    `narrow(index)` is A on the rows index alone; anderson and neumann then leave the rows that have stopped.
+    `narrow(index)` is A on the rows index alone; iterations then leave the rows that have stopped.
     """
     given, g = g, g * inverse(unit(g))[:, None]
-    if config.adjoint in ("anderson", "neumann"):
-        rule = anderson(config.history, config.ridge, 1.0) if config.adjoint == "anderson" else picard(1.0)
+    if isinstance(adjoint, Adjoint):
+        solved = krylov.refine(A, g, g, adjoint.correct, tol, max_steps)
+    else:
         # u = g is the first step for free. A residual costs the product of the next step: n updates, n + 1 products.
         step = lambda A, g: lambda u: g + (u - A(u))  # noqa: E731
         some = None if narrow is None else lambda index: step(narrow(index), g[index])
-        solved = iterate(step(A, g), g, rule, tol, max_steps - 1, scale=square_norm(g), narrow=some)
+        solved = iterate(step(A, g), g, adjoint, tol, max_steps - 1, scale=square_norm(g), narrow=some)
         solved = solved._replace(steps=solved.steps + 1)
-    else:
-        inner = {"gmres": krylov.gmres, "bicgstab": krylov.bicgstab, "normal_cg": krylov.normal_cg}[config.adjoint]
-        solved = krylov.refine(A, g, g, inner, tol, max_steps)
     # Not `solved.finite`: where J^T u grew beyond the type the cheap solver failed, and GMRES may not.
     missed = jnp.all(jnp.isfinite(g), axis=1) & ~solved.converged
-    if config.escalate and config.adjoint != "gmres":
+    if escalate and not isinstance(adjoint, GMRES):
         solved = lax.cond(jnp.any(missed), lambda s: _escalate(A, g, s, missed, tol, max_steps), lambda s: s, solved)
     else:
         missed = jnp.zeros_like(missed)
@@ -89,7 +132,7 @@ def _escalate(A: Operator, g: Array, solved: Solved, missed: Array, tol: Array, 
     )
 
 
-def neumann(jt: Operator, g: Array, terms: int, damping: float, tol: Array | float) -> tuple[Array, AdjointStats]:
+def series(jt: Operator, g: Array, terms: int, damping: float, tol: Array | float) -> tuple[Array, AdjointStats]:
     """u = beta sum_{i < terms} ((1 - beta) I + beta J^T)^i g, beta = damping: jfb at one term, phantom at k.
 
     Its residual costs one more product, which is removed from the program unless the probe's gradient is asked for.
@@ -105,21 +148,3 @@ def neumann(jt: Operator, g: Array, terms: int, damping: float, tol: Array | flo
 
 def _stats(*fields: Array) -> AdjointStats:
     return AdjointStats(*(lax.stop_gradient(f).astype(jnp.float32) for f in fields))
-
-
-def first_order(gradient: Array) -> Array:
-    """The identity, which refuses to be differentiated: the derivative of an approximate gradient is no Hessian."""
-    return _first_order(gradient) if jnp.issubdtype(gradient.dtype, jnp.floating) else gradient
-
-
-@jax.custom_jvp
-def _first_order(gradient: Array) -> Array:
-    return gradient
-
-
-@_first_order.defjvp
-def _refuse(primals: tuple, tangents: tuple) -> tuple:
-    raise CellError(
-        "gradient: expected one derivative with 'jfb' or 'phantom', got a second. They approximate the first and their "
-        "derivative is not the second; use gradient='implicit' or 'unrolled'."
-    )

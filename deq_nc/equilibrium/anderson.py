@@ -11,16 +11,16 @@ the scale of z. Source: Walker and Ni 2011, Anderson acceleration for fixed-poin
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from deq_nc.equilibrium.iterate import Rule, picard
-from deq_nc.equilibrium.state import blank, inverse
-
-EXACT = lax.Precision.HIGHEST  # a TPU's default bfloat16 products make no Gram matrix
+from deq_nc.equilibrium.errors import count, number
+from deq_nc.equilibrium.iterate import Solver, Step, plain
+from deq_nc.equilibrium.rows import EXACT, blank, inverse
 
 
 class _Memory(NamedTuple):
@@ -33,18 +33,26 @@ class _Memory(NamedTuple):
     valid: Array  # [B, m]
 
 
-def anderson(history: int, ridge: float, damping: float) -> Rule:
-    """The rule with m = history differences (an affine map in m dimensions is solved in m + 1 steps); history 1 mixes
-    nothing and is the plain step."""
-    if history == 1:
-        return picard(damping)
-    m = history
+@dataclass(frozen=True, kw_only=True)
+class Anderson(Solver):
+    """m = history differences mixed (an affine map in m dimensions is solved in m + 1 steps); 1 is the plain step."""
 
-    def start(z: Array) -> _Memory:
+    history: int = count(5, least=1)
+    ridge: float = number(1e-6)  # of the mixing problem, relative to its scale
+    damping: float = number(1.0, most=1)  # step length beta; 1 is undamped
+
+    def start(self, z: Array) -> _Memory | tuple:
+        m = self.history
+        if m == 1:
+            return ()
         zeros = blank(z, m, z.shape[1])
         return _Memory(zeros, zeros, z, z, blank(z, value=1), blank(z, m, m), blank(z, m, dtype=bool))
 
-    def update(c: _Memory, k: Array, z: Array, g: Array, r: Array, size: Array, jumped: Array) -> tuple[Array, _Memory]:
+    def update(self, memory: _Memory | tuple, step: Step) -> tuple[Array, _Memory | tuple]:
+        m, c = self.history, memory
+        if m == 1:
+            return plain(step, self.damping), memory
+        k, _, g, r, size, jumped = step
         slot = jnp.arange(m) == (k - 1) % m  # the difference of update k-1; none yet at k = 0
         # A column's own scale drops out of gamma_j dg_j; r enters linearly and needs none.
         shrink = inverse(jnp.maximum(size, c.size))[:, None]
@@ -55,13 +63,11 @@ def anderson(history: int, ridge: float, damping: float) -> Rule:
         row, rhs = (jnp.einsum("bmn,bn->bm", dr, v, precision=EXACT) for v in (new, r))
         gram = jnp.where(slot[None, :, None], row[:, None, :], jnp.where(slot[None, None, :], row[:, :, None], c.gram))
         valid = ((c.valid | slot[None, :]) & (k > 0)) & ~jumped[:, None]
-        gamma = _mix(gram, rhs, valid, ridge)
+        gamma = _mix(gram, rhs, valid, self.ridge)
         z_next = g - jnp.einsum("bm,bmn->bn", gamma, dg, precision=EXACT)
-        if damping != 1:
-            z_next = z_next - (1 - damping) * (r - jnp.einsum("bm,bmn->bn", gamma, dr, precision=EXACT))
+        if self.damping != 1:
+            z_next = z_next - (1 - self.damping) * (r - jnp.einsum("bm,bmn->bn", gamma, dr, precision=EXACT))
         return z_next, _Memory(dr, dg, r, g, size, gram, valid)
-
-    return Rule(start, update)
 
 
 def _mix(gram: Array, rhs: Array, valid: Array, ridge: float) -> Array:

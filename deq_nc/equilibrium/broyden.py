@@ -7,14 +7,15 @@ the newest pair whatever was dropped (the secant condition). Source: Broyden 196
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from deq_nc.equilibrium.anderson import EXACT
-from deq_nc.equilibrium.iterate import Rule
-from deq_nc.equilibrium.state import blank, inverse
+from deq_nc.equilibrium.errors import count, number
+from deq_nc.equilibrium.iterate import Solver, Step
+from deq_nc.equilibrium.rows import EXACT, blank, inverse
 
 
 class _Memory(NamedTuple):
@@ -26,15 +27,20 @@ class _Memory(NamedTuple):
     valid: Array  # [B, m]
 
 
-def broyden(history: int, damping: float) -> Rule:
-    """The rule of rank m = history; the oldest term makes room for the newest."""
-    m = history
+@dataclass(frozen=True, kw_only=True)
+class Broyden(Solver):
+    """Rank m = history; the oldest term makes room for the newest."""
 
-    def start(z: Array) -> _Memory:
-        zeros = blank(z, m, z.shape[1])
-        return _Memory(zeros, zeros, z, z, blank(z, value=1), blank(z, m, dtype=bool))
+    history: int = count(5, least=1)
+    damping: float = number(1.0, most=1)  # step length beta
 
-    def update(c: _Memory, k: Array, z: Array, g: Array, r: Array, size: Array, jumped: Array) -> tuple[Array, _Memory]:
+    def start(self, z: Array) -> _Memory:
+        zeros = blank(z, self.history, z.shape[1])
+        return _Memory(zeros, zeros, z, z, blank(z, value=1), blank(z, self.history, dtype=bool))
+
+    def update(self, memory: _Memory, step: Step) -> tuple[Array, _Memory]:
+        m, c = self.history, memory
+        k, z, _, r, size, jumped = step
         slot = (k - 1) % m
         newest = jnp.arange(m)[None] == slot
         kept = jnp.where(c.valid & ~newest & ~jumped[:, None], 1, 0).astype(z.dtype)
@@ -43,9 +49,9 @@ def broyden(history: int, damping: float) -> Rule:
 
         right = jnp.einsum("bmn,bcn->bcm", c.v, jnp.stack([y, r], 1), precision=EXACT) * kept[:, None]
         h_y, h_r = jnp.moveaxis(jnp.einsum("bcm,bmn->bcn", right, c.u, precision=EXACT), 1, 0)
-        h_y, h_r = h_y - damping * y, h_r - damping * r
+        h_y, h_r = h_y - self.damping * y, h_r - self.damping * r
         left = jnp.einsum("bmn,bn->bm", c.u, s, precision=EXACT) * kept
-        v = jnp.einsum("bm,bmn->bn", left, c.v, precision=EXACT) - damping * s
+        v = jnp.einsum("bm,bmn->bn", left, c.v, precision=EXACT) - self.damping * s
 
         vy = jnp.sum(v * y, 1)
         # v . y near 0 means that the pair carries no information (s = 0 on a stopped row, y = 0 at a solution).
@@ -63,5 +69,3 @@ def broyden(history: int, damping: float) -> Rule:
             size=size,
             valid=(kept > 0) | (newest & good[:, None]),
         )
-
-    return Rule(start, update)

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deq_nc.config import ConfigError
 from deq_nc.equilibrium.errors import CellError, NotConvergedError
-from deq_nc.equilibrium.state import SolveStats
+from deq_nc.equilibrium.iterate import Solver, Step
+from deq_nc.equilibrium.state import Rows, SolveStats
 
 PyTree = Any
 
@@ -43,6 +45,24 @@ def check_cell(f: Callable, z0: PyTree, x: PyTree, theta: PyTree) -> None:
         raise CellError(
             f"f captures {len(captured)} traced value(s), {_describe(captured)}, whose gradient would be lost. "
             "Pass them through x (per example) or theta (shared): f(z, x, theta) takes what it uses as arguments."
+        )
+
+
+def check_solver(name: str, solver: Any, rows: Rows) -> None:
+    """ConfigError unless an own solver's `update` gives a state like z [B, n] and a memory like that of `start`."""
+    if not isinstance(solver, Solver) or type(solver).__module__.startswith("deq_nc."):
+        return
+
+    def once() -> tuple:
+        z, row = jnp.zeros((rows.batch, rows.size), rows.dtype), jnp.ones((rows.batch,), rows.dtype)
+        memory = solver.start(z)
+        return (z, memory), solver.update(memory, Step(jnp.int32(0), z, z, z, row, row < 1))
+
+    expected, came = jax.eval_shape(once)
+    if jax.tree.structure(came) != jax.tree.structure(expected) or _describe(came) != _describe(expected):
+        raise ConfigError(
+            f"{name}: expected {type(solver).__name__}.update to return (z_next, memory) of {_describe(expected)}, got "
+            f"{_describe(came)}. z_next is like z [B, n], and memory like what `start` returns."
         )
 
 

@@ -1,6 +1,14 @@
-"""What can be wrong with a cell or a solve, by name; every message says what was expected, what came and what to do."""
+"""What can be wrong with a cell, a solver or a solve, by name: what was expected, what came and what to do."""
 
 from __future__ import annotations
+
+from dataclasses import field, fields
+from numbers import Integral, Real
+from typing import Any
+
+from deq_nc.config import FLOATS, INTEGERS, ConfigError
+
+OBJECTS = "Give an object; names belong in an EquilibriumConfig, and an adjoint in gradient=Implicit(adjoint=...)."
 
 
 class CellError(ValueError):
@@ -9,3 +17,31 @@ class CellError(ValueError):
 
 class NotConvergedError(RuntimeError):
     """Raised by `strict=True` and `require_converged`, outside jit only: the worst examples and their residuals."""
+
+
+def expect(ok: bool, name: str, expected: str, came: Any, do: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name}: expected {expected}, got {came!r}. {do}")
+
+
+def number(default: float, most: float = FLOATS) -> Any:
+    """A dataclass field that `Part` holds to [0, FLOATS], or to (0, most]."""
+    within = f"a number in (0, {most:g}]" if most < FLOATS else "a finite number >= 0"
+    ok = lambda v: isinstance(v, Real) and (v > 0 or (v == 0 and most == FLOATS)) and v <= most  # noqa: E731
+    return field(default=default, metadata={"expected": within, "ok": ok})
+
+
+def count(default: int, least: int = 0) -> Any:
+    """A dataclass field that `Part` holds to the integers from `least` on."""
+    ok = lambda v: isinstance(v, Integral) and least <= v < INTEGERS  # noqa: E731
+    return field(default=default, metadata={"expected": f"an integer >= {least}", "ok": ok})
+
+
+class Part:
+    """A solver, adjoint or gradient: a frozen dataclass. ConfigError for a `number` or `count` outside its range."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            came, name = getattr(self, f.name), f"{type(self).__name__}.{f.name}"
+            ok = "ok" not in f.metadata or (not isinstance(came, bool) and f.metadata["ok"](came))
+            expect(ok, name, f.metadata.get("expected", ""), came, f"Try {f.default}; run-time values go to the call.")

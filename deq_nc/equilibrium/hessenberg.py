@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array, lax
 
-from deq_nc.equilibrium.anderson import EXACT
+from deq_nc.equilibrium.rows import EXACT
 
 SWEEPS = 12  # QR sweeps per eigenvalue before giving up; two or three are the rule
 

@@ -6,7 +6,8 @@ Letters: J = df/dz of one example at z, n its size, g the cotangent of z*, v a r
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,9 +15,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from deq_nc.config import EquilibriumConfig
-from deq_nc.equilibrium.anderson import EXACT
+from deq_nc.equilibrium.choice import chosen
+from deq_nc.equilibrium.gradients import Gradient
+from deq_nc.equilibrium.iterate import Solver
 from deq_nc.equilibrium.krylov import gmres, refine
 from deq_nc.equilibrium.layer import equilibrium
+from deq_nc.equilibrium.rows import EXACT
 from deq_nc.equilibrium.spectrum import Operator, arnoldi, power, row_products
 from deq_nc.equilibrium.state import rows_of
 
@@ -83,21 +87,29 @@ def jacobian_penalty(f: Callable, z: PyTree, x: PyTree, theta: PyTree, key: Arra
 
 
 def gradient_fidelity(
-    f: Callable, z0: PyTree, x: PyTree, theta: PyTree, g: PyTree, config: EquilibriumConfig
+    f: Callable,
+    z0: PyTree,
+    x: PyTree,
+    theta: PyTree,
+    g: PyTree,
+    config: EquilibriumConfig | None = None,
+    *,
+    solver: Solver | None = None,
+    gradients: Mapping[str, Gradient] | None = None,
 ) -> dict[str, dict[str, Array]]:
-    """{mode: {"cosine", "error"}} of the gradient to (x, theta) against a dense solve at the same z*.
+    """{name: {"cosine", "error"}} of the gradient to (x, theta) against a dense solve at the same z*.
 
+    Of `gradients` by name, or else of "jfb", "phantom" and "implicit" as the config has them (by default its defaults).
     g is the cotangent of z*, like z0; error is relative to the dense gradient's norm. Builds J: B n^2 numbers, so use a
     micro-batch. Call it outside jit: LAPACK solves, which in a program that several CPU devices share hangs.
     """
+    solver = chosen(config, solver).solver
+    if gradients is None:
+        of = config or EquilibriumConfig()
+        modes = ("jfb", "phantom", "implicit")
+        gradients = {mode: chosen(dataclasses.replace(of, gradient=mode)).gradient for mode in modes}
     rows = rows_of(z0)
-
-    def gradient(mode: str) -> Array:
-        mode_config = dataclasses.replace(config, gradient=mode)
-        _, vjp = jax.vjp(lambda x, theta: equilibrium(f, z0, x, theta, mode_config)[0], x, theta)
-        return _ravel(vjp(g))
-
-    z, _ = equilibrium(f, z0, x, theta, config)
+    z, _ = equilibrium(f, z0, x, theta, solver=solver)
     flat, _, jt = row_products(f, z, x, theta)
     n = flat.shape[1]
     basis = jnp.broadcast_to(jnp.eye(n, dtype=flat.dtype)[:, None], (n, *flat.shape))
@@ -108,10 +120,11 @@ def gradient_fidelity(
     u = jnp.linalg.solve(*system)[:, :, 0]
     dense = _ravel(jax.vjp(lambda x, theta: f(z, x, theta), x, theta)[1](rows.unflatten(u)))
     out = {}
-    for mode in ("jfb", "phantom", "implicit"):
-        came = gradient(mode)
+    for name, gradient in gradients.items():
+        layer = functools.partial(equilibrium, solver=solver, gradient=gradient)
+        came = _ravel(jax.vjp(lambda x, theta: layer(f, z0, x, theta)[0], x, theta)[1](g))  # noqa: B023
         size = jnp.linalg.norm(dense)
-        out[mode] = {
+        out[name] = {
             "cosine": jnp.dot(came, dense, precision=EXACT) / (size * jnp.linalg.norm(came)),
             "error": jnp.linalg.norm(came - dense) / size,
         }

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from deq_nc.equilibrium.anderson import EXACT
 from deq_nc.equilibrium.iterate import Solved
-from deq_nc.equilibrium.state import blank, inverse, ratio, row_norm, unit
+from deq_nc.equilibrium.rows import EXACT, blank, inverse, ratio, row_norm, unit
 
 Operator = Callable[[Array], Array]
 Inner = Callable[[Operator, Array, Array, Array], tuple[Array, Array]]  # (A, r, goal [B], budget [B]) -> (du, products)

@@ -13,14 +13,14 @@ from deq_nc.equilibrium.errors import CellError
 PyTree = Any
 
 
-def across_devices(z0: PyTree, x: PyTree, theta: PyTree, budget: PyTree, probe: PyTree, own: bool) -> tuple:
-    """The arguments, varying over every device axis that z0, x or theta vary over: the loops ask for one type.
+def across_devices(given: Any, own: bool) -> Any:
+    """The `Given` of a solve, varying over every device axis that z0, x or theta vary over: the loops ask for one type.
 
     The transpose of that is a sum over devices, which is what theta's gradient wants and the evidence does not: hence
     a CellError where the caller's probe (`own` false) is the same on all devices and the rows are not.
     """
-    axes = set().union(*(_varying(v) for v in jax.tree.leaves((z0, x, theta))))
-    if not own and any(axes - _varying(v) for v in jax.tree.leaves(probe)):
+    axes = set().union(*(_varying(v) for v in jax.tree.leaves((given.z0, given.x, given.theta))))
+    if not own and any(axes - _varying(v) for v in jax.tree.leaves(given.probe)):
         raise CellError(
             f"probe: expected a row for each example, varying over {sorted(axes)} as the rows do, got one made inside "
             "shard_map. Make adjoint_probe(B) outside and pass it in with the in_specs of the rows."
@@ -30,7 +30,7 @@ def across_devices(z0: PyTree, x: PyTree, theta: PyTree, budget: PyTree, probe: 
         missing = tuple(sorted(axes - _varying(v)))
         return jax.lax.pcast(v, missing, to="varying") if missing else v
 
-    return jax.tree.map(vary, (z0, x, theta, budget, probe))
+    return jax.tree.map(vary, given)
 
 
 def _varying(v: Any) -> frozenset:

@@ -15,8 +15,12 @@ from jax import Array
 
 from deq_nc.config import EquilibriumConfig
 from deq_nc.equilibrium.adjoint import solve_adjoint
+from deq_nc.equilibrium.choice import chosen
+from deq_nc.equilibrium.gradients import Gradient
+from deq_nc.equilibrium.iterate import Solver
 from deq_nc.equilibrium.layer import equilibrium, own_rows
-from deq_nc.equilibrium.state import AdjointStats, SolveStats, keep_rows, rows_of, spare
+from deq_nc.equilibrium.rows import keep_rows, spare
+from deq_nc.equilibrium.state import AdjointStats, SolveStats, rows_of
 
 PyTree = Any
 
@@ -28,16 +32,21 @@ def equilibrium_jvp(
     theta: PyTree,
     x_dot: PyTree,
     theta_dot: PyTree,
-    config: EquilibriumConfig = EquilibriumConfig(),  # noqa: B008 (frozen)
+    config: EquilibriumConfig | None = None,
+    *,
+    solver: Solver | None = None,
+    gradient: Gradient | None = None,
 ) -> tuple[PyTree, PyTree, SolveStats, AdjointStats]:
     """(z*, z_dot, forward evidence, evidence of z_dot): (I - J) z_dot = df/dx x_dot + df/dtheta theta_dot.
 
-    x_dot and theta_dot are like x and theta; leaves that are not floating are ignored. config.adjoint solves the system
-    to config.adjoint_tol, whatever config.gradient says; its residual is relative to the right side.
+    x_dot and theta_dot are like x and theta; leaves that are not floating are ignored. The adjoint of an Implicit
+    gradient solves the system to its tolerance (the default one for other gradients, for a config the one it names);
+    the residual is relative to the right side.
     An example on which f is NaN or Inf has the tangent zero. Raises what `equilibrium` raises.
     """
+    solver, gradient, implicit = chosen(config, solver, gradient)
     rows = rows_of(z0)
-    z, stats = equilibrium(f, z0, x, theta, config)
+    z, stats = equilibrium(f, z0, x, theta, solver=solver, gradient=gradient)
     flat = rows.flatten(z)
     own, join = own_rows(f, z, x, theta)
     (flat, own), _ = spare(stats.finite, (flat, own))
@@ -56,7 +65,7 @@ def equilibrium_jvp(
     (b,) = jax.linear_transpose(lambda u: vjp(u)[1:], flat)(tuple(dots))
     product = jax.linear_transpose(lambda u: vjp(u)[0], flat)
     b = keep_rows(stats.finite, b, jnp.zeros_like(b))
-    z_dot, evidence = solve_adjoint(
-        lambda v: v - product(v)[0], b, config, config.adjoint_tol, config.adjoint_max_steps
-    )
+    by = implicit.adjoint
+    A = lambda v: v - product(v)[0]  # noqa: E731
+    z_dot, evidence = solve_adjoint(A, b, by, by.tol, by.max_steps, escalate=implicit.escalate)
     return z, rows.unflatten(z_dot), stats, evidence

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import affine_cell, random_matrix, tanh_cell
 
-from deq_nc.equilibrium import EquilibriumConfig, equilibrium, trajectory
-from deq_nc.equilibrium.broyden import broyden
+from deq_nc.equilibrium import Broyden, EquilibriumConfig, Step, equilibrium, trajectory
 
 SOLVERS = ["anderson", "fixed_point", "broyden"]
 
@@ -52,13 +51,13 @@ def test_broyden_keeps_the_secant_condition_with_a_full_memory():
     with jax.enable_x64(True):
         M = random_matrix(n, 0.9)
         x = np.random.default_rng(2).standard_normal((2, n))
-        rule = broyden(m, damping)
+        rule = Broyden(history=m, damping=damping)
         z = jnp.zeros((2, n))
         memory, previous = rule.start(z), None
         for k in range(6):
             g = tanh_cell(z, x, M)
             r = g - z
-            z_next, memory = rule.update(memory, jnp.asarray(k), z, g, r, jnp.ones(2), jnp.zeros(2, bool))
+            z_next, memory = rule.update(memory, Step(jnp.asarray(k), z, g, r, jnp.ones(2), jnp.zeros(2, bool)))
             H = np.einsum("bmi,bmj->bij", memory.u * memory.valid[..., None], memory.v) - damping * np.eye(n)
             if previous is not None:
                 s, y = z - previous[0], r - previous[1]
