@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from deq_nc.config import ConfigError
+from deq_nc.equilibrium.adjoint import Adjoint
 from deq_nc.equilibrium.errors import CellError, NotConvergedError
-from deq_nc.equilibrium.iterate import Solver, Step
+from deq_nc.equilibrium.iterate import Step
 from deq_nc.equilibrium.state import Rows, SolveStats
 
 PyTree = Any
@@ -48,21 +49,25 @@ def check_cell(f: Callable, z0: PyTree, x: PyTree, theta: PyTree) -> None:
         )
 
 
-def check_solver(name: str, solver: Any, rows: Rows) -> None:
-    """ConfigError unless an own solver's `update` gives a state like z [B, n] and a memory like that of `start`."""
-    if not isinstance(solver, Solver) or type(solver).__module__.startswith("deq_nc."):
+def check_own(name: str, part: Any, rows: Rows) -> None:
+    """ConfigError unless a solver or adjoint of the user's returns the shapes and dtypes that the loops carry."""
+    if type(part).__module__.startswith("deq_nc."):
         return
 
     def once() -> tuple:
         z, row = jnp.zeros((rows.batch, rows.size), rows.dtype), jnp.ones((rows.batch,), rows.dtype)
-        memory = solver.start(z)
-        return (z, memory), solver.update(memory, Step(jnp.int32(0), z, z, z, row, row < 1))
+        if isinstance(part, Adjoint):
+            budget = row.astype(jnp.int32)
+            return (z, budget), part.correct(lambda u: u / 2, z, row, budget)
+        memory = part.start(z)
+        return (z, memory), part.update(memory, Step(jnp.int32(0), z, z, z, row, row < 1))
 
     expected, came = jax.eval_shape(once)
     if jax.tree.structure(came) != jax.tree.structure(expected) or _describe(came) != _describe(expected):
+        method, what = ("correct", "(du, products)") if isinstance(part, Adjoint) else ("update", "(z_next, memory)")
         raise ConfigError(
-            f"{name}: expected {type(solver).__name__}.update to return (z_next, memory) of {_describe(expected)}, got "
-            f"{_describe(came)}. z_next is like z [B, n], and memory like what `start` returns."
+            f"{name}: expected {what} of {_describe(expected)} from {type(part).__name__}.{method}, got "
+            f"{_describe(came)}. Return what the loop carries, the memory in the form that `start` gives it."
         )
 
 

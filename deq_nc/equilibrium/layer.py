@@ -124,8 +124,8 @@ def equilibrium(
     rows = rows_of(z0)
     checks.check_cell(f, z0, x, theta)
     by = gradient.adjoint if isinstance(gradient, Implicit) else gradient
-    checks.check_solver("solver", solver, rows)
-    checks.check_solver("Implicit.adjoint", by, rows)
+    checks.check_own("solver", solver, rows)
+    checks.check_own("Implicit.adjoint", by, rows)
     if debug:
         checks.check_rows_independent(f, z0, x, theta)
     fewer = widths(rows.batch) if compact and not isinstance(gradient, Unrolled) else []
