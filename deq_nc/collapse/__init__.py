@@ -2,7 +2,7 @@
 
 What belongs here: a number read off features, labels and a linear classifier. It imports nothing else of the project
 but the reader of .npz files.
-moments (first pass) -> directions, probe -> decisions, residuals (second pass) -> frames, geometry -> measure; stream,
+moments (first pass) -> directions, tables -> decisions, residuals (second pass) -> frames, geometry -> measure; stream,
 series and npz are other ways in. Definitions, ranges and sources: docs/collapse.md.
 """
 
@@ -19,10 +19,10 @@ from .geometry import (
 from .measure import Collapse, measure, scalars, summarise
 from .moments import ClassMoments, class_moments, merge, merge_axis
 from .npz import measure_npz
-from .probe import make_probe
 from .residuals import residual_sums
 from .series import measure_layers, measure_trajectory
 from .stream import measure_stream, stream_moments
+from .tables import make_tables
 
 __all__ = [
     "ClassMoments",
@@ -33,7 +33,7 @@ __all__ = [
     "gof",
     "gram_distance",
     "gram_distance_blocks",
-    "make_probe",
+    "make_tables",
     "measure",
     "measure_layers",
     "measure_npz",

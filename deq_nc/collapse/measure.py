@@ -19,8 +19,8 @@ from .check import as_inputs, refuse_bad_values
 from .frames import Blocks, blocks, frame, mean_where
 from .geometry import gram_distance, normalised, safe_norm
 from .moments import class_moments
-from .probe import Probe, make_probe
 from .residuals import ResidualSums, residual_sums
+from .tables import Tables, make_tables
 from .threads import one_lapack_thread
 
 
@@ -103,37 +103,37 @@ def measure(
 def measure_arrays(features, labels, weights, bias, mask, majority, *, num_classes) -> Collapse:
     """`measure` without its checks, on arrays as `as_inputs` returns them."""
     with jax.default_matmul_precision("highest"):
-        probe = make_probe(class_moments(features, labels, num_classes, mask, scatter=False), weights, bias)
-        return summarise(probe, residual_sums(features, labels, probe, mask), majority)
+        tables = make_tables(class_moments(features, labels, num_classes, mask, scatter=False), weights, bias)
+        return summarise(tables, residual_sums(features, labels, tables, mask), majority)
 
 
-def summarise(probe: Probe, sums: ResidualSums, majority: Bool[Array, " K"] | None = None) -> Collapse:
+def summarise(tables: Tables, sums: ResidualSums, majority: Bool[Array, " K"] | None = None) -> Collapse:
     """The metrics from the tables of the first pass and the sums of the second; K x K and K x D work only."""
-    mc, count, present = probe.mc, probe.moments.count, probe.moments.present
+    mc, count, present = tables.mc, tables.moments.count, tables.moments.present
     k, d = mc.shape
     samples, classes = jnp.sum(count), jnp.sum(present).astype(mc.dtype)
     per_class = jnp.where(present, count, jnp.nan)
     variance = sums.square / jnp.maximum(count, 1)
     # 0/0: one class, or none, or a network whose features are all equal; by 1 where there is something to measure.
-    means_differ = jnp.where(probe.rank > 0, 1, jnp.nan).astype(mc.dtype)
+    means_differ = jnp.where(tables.rank > 0, 1, jnp.nan).astype(mc.dtype)
     whitened = sums.whitened * means_differ
-    means = frame(mc, probe.gram, present)
+    means = frame(mc, tables.gram, present)
     everyone = jnp.ones(k, bool)
-    no_weights = probe.weights is None
+    no_weights = tables.weights is None
     unknown = jnp.full((k, k), jnp.nan, mc.dtype)
-    w = jnp.full_like(mc, jnp.nan) if no_weights else probe.weights
+    w = jnp.full_like(mc, jnp.nan) if no_weights else tables.weights
     has_weights = jnp.any(w != 0)
     weights_differ = jnp.where(has_weights, 1, jnp.nan).astype(mc.dtype)
     # Ties count as right, so that a classifier which is 0 throughout would be.
     choice = mc.dtype.type(1)
     if not no_weights:
-        choice = jnp.where(has_weights | jnp.any(probe.table != probe.table[:, :1]), 1, jnp.nan).astype(mc.dtype)
-    logits = unknown if no_weights else probe.gram_logits
-    weights = frame(w, unknown if no_weights else probe.gram_weights, everyone)
+        choice = jnp.where(has_weights | jnp.any(tables.logits != tables.logits[:, :1]), 1, jnp.nan).astype(mc.dtype)
+    logits = unknown if no_weights else tables.gram_logits
+    weights = frame(w, unknown if no_weights else tables.gram_weights, everyone)
     both = present[:, None] & present[None]
     etf = _etf_of(present, mc.dtype)
     pairs = both & ~jnp.eye(k, dtype=bool)
-    ratio = (variance[:, None] + variance[None]) / (2 * jnp.where(pairs, probe.distance, 1))
+    ratio = (variance[:, None] + variance[None]) / (2 * jnp.where(pairs, tables.distance, 1))
     trace = jnp.sum(whitened) / samples * classes
     short = jnp.minimum(d / jnp.maximum(classes - 1, 1), 1)
     groups = {}
@@ -141,8 +141,8 @@ def summarise(probe: Probe, sums: ResidualSums, majority: Bool[Array, " K"] | No
         groups = dict(
             nc1_majority=jnp.sum(whitened, where=majority) / jnp.sum(count, where=majority),
             nc1_minority=jnp.sum(whitened, where=~majority) / jnp.sum(count, where=~majority),
-            blocks_means=blocks(means, majority, present, probe.scale),
-            blocks_weights=blocks(weights, majority, everyone, probe.scale_weights),
+            blocks_means=blocks(means, majority, present, tables.scale),
+            blocks_weights=blocks(weights, majority, everyone, tables.scale_weights),
         )
     return Collapse(
         nc1=trace / classes,
@@ -167,20 +167,20 @@ def summarise(probe: Probe, sums: ResidualSums, majority: Bool[Array, " K"] | No
         accuracy_nearest=jnp.sum(sums.nearest) / samples * means_differ,
         count=count,
         nc1_class=whitened / per_class,
-        variance_class=sums.square / per_class / probe.scale / probe.scale,
+        variance_class=sums.square / per_class / tables.scale / tables.scale,
         accuracy_class=sums.correct / per_class * choice,
-        norm_means=jnp.where(present, means.norm / probe.scale, jnp.nan),
-        norm_weights=weights.norm / probe.scale_weights,
-        gram_means=means.gram / probe.scale / probe.scale,
-        gram_weights=weights.gram / probe.scale_weights / probe.scale_weights,
-        gram_logits=logits / probe.scale_weights / probe.scale,
+        norm_means=jnp.where(present, means.norm / tables.scale, jnp.nan),
+        norm_weights=weights.norm / tables.scale_weights,
+        gram_means=means.gram / tables.scale / tables.scale,
+        gram_weights=weights.gram / tables.scale_weights / tables.scale_weights,
+        gram_logits=logits / tables.scale_weights / tables.scale,
         empty=k - jnp.sum(present),
         single=jnp.sum(count == 1),
         zero_means=means.zero,
         zero_weights=weights.zero,
-        outside=probe.moments.outside,
-        rank=probe.rank,
-        condition=safe_norm(mc) * safe_norm(probe.inverse) / probe.rank.astype(mc.dtype),
+        outside=tables.moments.outside,
+        rank=tables.rank,
+        condition=safe_norm(mc) * safe_norm(tables.inverse) / tables.rank.astype(mc.dtype),
         **groups,
     )
 

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 
 from .decisions import decide, decide_by_products
 from .moments import class_of, class_sums
-from .probe import Probe
 from .rows import lane_count, over_lanes, sum_axis, sum_blocks
+from .tables import Tables
 
 
 @jax.tree_util.register_dataclass
@@ -21,7 +21,7 @@ from .rows import lane_count, over_lanes, sum_axis, sum_blocks
 class ResidualSums:
     """Sums over the samples of each class, [K] each; add two of them to merge disjoint batches.
 
-    whitened: ||T^T e||^2, e = h - mu_y and T = Mc^+; square: ||c e||^2, c = probe.scale;
+    whitened: ||T^T e||^2, e = h - mu_y and T = Mc^+; square: ||c e||^2, c = tables.scale;
     correct: argmax of the logits is y; nearest: the nearest class mean is mu_y; agree: both decisions are one class.
     """
 
@@ -36,12 +36,12 @@ class ResidualSums:
 
 
 def residual_sums(
-    features: Float[Array, "N D"], labels: Int[Array, " N"], probe: Probe, mask: Bool[Array, " N"] | None = None
+    features: Float[Array, "N D"], labels: Int[Array, " N"], tables: Tables, mask: Bool[Array, " N"] | None = None
 ) -> ResidualSums:
     """Second pass over one batch: features [N, D], labels [N], mask [N] (False rows do not count)."""
-    k = probe.mc.shape[0]
+    k = tables.mc.shape[0]
     labels = class_of(labels, k)
-    origin, shift = probe.moments.origin, probe.moments.shift
+    origin, shift = tables.moments.origin, tables.moments.shift
     inside = labels < k if mask is None else (labels < k) & mask
     slot = jnp.where(inside, labels, k)
     alone = lane_count(len(features)) == 1  # vmap over lanes computes both sides of every cond: no shortcut there
@@ -49,11 +49,11 @@ def residual_sums(
     def block(h: Array, slot: Array) -> ResidualSums:
         inside = slot < k
         row = jnp.minimum(slot, k - 1)
-        e = jnp.where(inside[:, None], ((h - origin[row]) - shift[row]) * probe.scale, 0)
-        x = e @ probe.inverse
+        e = jnp.where(inside[:, None], ((h - origin[row]) - shift[row]) * tables.scale, 0)
+        x = e @ tables.inverse
         square = jnp.sum(e * e, 1)
-        fixed, far, tables = jax.lax.stop_gradient((e, square, probe))
-        decisions = decide(fixed, far, tables, row, inside) if alone else decide_by_products(fixed, tables, row)
+        fixed, far, constant = jax.lax.stop_gradient((e, square, tables))
+        decisions = decide(fixed, far, constant, row, inside) if alone else decide_by_products(fixed, constant, row)
         values = jnp.concatenate([jnp.sum(x * x, 1)[None], square[None], decisions]).T
         return ResidualSums(*class_sums(values, slot, k).T)
 

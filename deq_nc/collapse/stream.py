@@ -14,8 +14,8 @@ from jax import Array
 from .check import as_array, as_floats, as_inputs
 from .measure import Collapse, summarise
 from .moments import ClassMoments, class_moments, merge
-from .probe import make_probe
 from .residuals import residual_sums
+from .tables import make_tables
 
 Batches = Callable[[], Iterable[tuple]]
 
@@ -63,11 +63,11 @@ def measure_stream(
     d = moments.origin.shape[1]
     dtype = moments.origin.dtype
     _, _, w, b, _, a = as_inputs(jnp.zeros((1, d), dtype), np.zeros(1, int), weights, bias, num_classes, None, majority)
-    probe = _probe(moments, w, b)
+    tables = _tables(moments, w, b)
     sums, rows, first = None, jnp.zeros((), int), int(np.asarray(moments.count, np.float64).sum())
     for batch in batches():
         h, y, mask = _arrays(batch, num_classes)
-        new = _residuals(h, y, probe, mask)
+        new = _residuals(h, y, tables, mask)
         sums = new if sums is None else sums + new
         rows = rows + (len(y) if mask is None else jnp.sum(mask))
     if sums is None or int(rows) != first:
@@ -75,7 +75,7 @@ def measure_stream(
             f"batches: {first} samples in the first pass, {int(rows)} in the second. "
             "Return a fresh iterable over the same data each time."
         )
-    return _summarise(probe, sums, a)
+    return _summarise(tables, sums, a)
 
 
 def _arrays(batch: tuple, num_classes: int) -> tuple[Array, Array, Array | None]:
@@ -111,4 +111,4 @@ def _merged(total: ClassMoments, h: Array, y: Array, mask: Array | None, *, num_
 
 _jit_classes = partial(_highest, static_argnames="num_classes")
 _first, _more = _jit_classes(_class_moments), _jit_classes(_merged)
-_probe, _residuals, _summarise = _highest(make_probe), _highest(residual_sums), _highest(summarise)
+_tables, _residuals, _summarise = _highest(make_tables), _highest(residual_sums), _highest(summarise)

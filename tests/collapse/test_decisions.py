@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deq_nc.collapse import ClassMoments, class_moments, decisions, make_probe
+from deq_nc.collapse import ClassMoments, class_moments, decisions, make_tables
 from deq_nc.collapse.decisions import decide, decide_by_products
 
 K, D, N = 12, 64, 601
@@ -14,11 +14,11 @@ K, D, N = 12, 64, 601
 @jax.jit
 def run(h, y, w):
     moments = class_moments(h, y, K)
-    probe = make_probe(moments, w)
-    e = ((h - moments.origin[y]) - moments.shift[y]) * probe.scale
+    tables = make_tables(moments, w)
+    e = ((h - moments.origin[y]) - moments.shift[y]) * tables.scale
     square, everyone = jnp.sum(e * e, 1), jnp.ones(len(y), bool)
-    within = jnp.sqrt(square) < probe.radius[y]
-    return decide(e, square, probe, y, everyone), decide_by_products(e, probe, y), within
+    within = jnp.sqrt(square) < tables.radius[y]
+    return decide(e, square, tables, y, everyone), decide_by_products(e, tables, y), within
 
 
 def oracle(h, y, w):
@@ -94,10 +94,10 @@ def test_the_radius_ends_just_before_a_decision_changes(outside):
     bias = np.array([0.0, 1.0], np.float32)  # the logits at mu_0 are 1.125 and -1.125 + 1
     zero = jnp.zeros(2)
     moments = ClassMoments(zero + 5, jnp.asarray(mc), jnp.zeros_like(mc), zero, jnp.zeros((), int))
-    probe = make_probe(moments, jnp.asarray(w), jnp.asarray(bias))
+    tables = make_tables(moments, jnp.asarray(w), jnp.asarray(bias))
     normal = (w[1] - w[0]) / np.linalg.norm(w[1] - w[0])
     change = 1.25 / np.linalg.norm(w[1] - w[0])
     e = np.array([0.99, 1.001, 1.2], np.float32)[:, None] * change * normal[None]
     np.testing.assert_array_equal(((mc[0] + e) @ w.T + bias).argmax(1), [0, 1, 1])
-    within = np.linalg.norm(e * probe.scale, axis=1) < probe.radius[0]
+    within = np.linalg.norm(e * tables.scale, axis=1) < tables.radius[0]
     np.testing.assert_array_equal(within, [True, False, False])

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import deq_nc.collapse.moments as moments_module
-from deq_nc.collapse import class_moments, make_probe, measure, merge, merge_axis, residual_sums, scalars, summarise
+from deq_nc.collapse import class_moments, make_tables, measure, merge, merge_axis, residual_sums, scalars, summarise
 
 N, D, K = 640, 12, 5
 
@@ -139,9 +139,9 @@ def test_shard_map_reduces_to_the_whole(data):
     mesh = Mesh(np.array(jax.devices()), ("data",))
 
     def local(h, y, w):
-        probe = make_probe(merge_axis(class_moments(h, y, K), "data"), w)
-        sums = jax.tree.map(lambda x: jax.lax.psum(x, "data"), residual_sums(h, y, probe))
-        return summarise(probe, sums)
+        tables = make_tables(merge_axis(class_moments(h, y, K), "data"), w)
+        sums = jax.tree.map(lambda x: jax.lax.psum(x, "data"), residual_sums(h, y, tables))
+        return summarise(tables, sums)
 
     f = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P("data"), P("data"), P()), out_specs=P()))
     want = scalars(measure(h, y, w, num_classes=K))

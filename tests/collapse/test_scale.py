@@ -11,7 +11,7 @@ from deq_nc.collapse import (
     class_moments,
     gram_distance,
     gram_distance_blocks,
-    make_probe,
+    make_tables,
     measure,
     measure_stream,
     merge,
@@ -46,8 +46,8 @@ def streamed(h, w, b):
 
 @jax.jit
 def merged(h, w, b):
-    probe = make_probe(merge(*(class_moments(h[part], Y[part], K) for part in HALVES)), w, b)
-    return summarise(probe, residual_sums(h, Y, probe), MAJORITY)
+    tables = make_tables(merge(*(class_moments(h[part], Y[part], K) for part in HALVES)), w, b)
+    return summarise(tables, residual_sums(h, Y, tables), MAJORITY)
 
 
 def sharded(h, w, b):

@@ -16,14 +16,14 @@ from .moments import ClassMoments
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Probe:
+class Tables:
     """Tables of the second pass, made once from the moments and the classifier.
 
     scale, scale_weights: powers of two, c = `unit` of the centred means and c_W of the weights. All else but `moments`
     is of c H and c_W W, so that metrics are the same at every scale of features and weights.
     mc [K, D] centred means, gram [K, K] = Mc Mc^T, distance [K, K] = ||mu_i - mu_j||^2, inverse T = Mc^+ [D, K],
-    half = distance/2 (inf towards absent classes), gram_weights W W^T, gram_logits W Mc^T, table [K, K] = logits at the
-    class means (row: mean), rank of Mc, radius [K]: a sample nearer than it to its class mean is given its own class by
+    half = distance/2 (inf towards absent classes), gram_weights W W^T, gram_logits W Mc^T, logits [K, K] at the class
+    means (row: mean), rank of Mc, radius [K]: a sample nearer than it to its class mean is given its own class by
     the logits and by the nearest mean. The tables of the classifier are None without weights.
     """
 
@@ -39,13 +39,13 @@ class Probe:
     weights: Array | None
     gram_weights: Array | None
     gram_logits: Array | None
-    table: Array | None
+    logits: Array | None
     radius: Array
 
 
-def make_probe(
+def make_tables(
     moments: ClassMoments, weights: Float[Array, "K D"] | None = None, bias: Float[Array, " K"] | None = None
-) -> Probe:
+) -> Tables:
     """Tables of the second pass; without weights the logits are unknown and `correct` and `agree` are NaN."""
     mc = moments.centred()
     scale = scale_weights = unit(mc)
@@ -55,7 +55,7 @@ def make_probe(
     distance = pair_distances(mc, gram)
     half = jnp.where(moments.present[None], jax.lax.stop_gradient(distance) / 2, jnp.inf)
     radius = _least(jnp.sqrt(half / 2))  # half the way to the nearest other mean
-    gram_weights = gram_logits = table = None
+    gram_weights = gram_logits = logits = None
     if weights is not None:
         scale_weights = unit(weights)
         weights = weights * scale_weights
@@ -65,13 +65,13 @@ def make_probe(
         if bias is not None:
             most = jnp.finfo(mc.dtype).max / 4  # where the bias is all, its differences stay finite
             centre = centre + jnp.clip(bias * scale * scale_weights, -most, most)
-        table = gram_logits.T + centre[None]
+        logits = gram_logits.T + centre[None]
         # Along w_k - w_y the logits of k and y change by at most its length: the margin at mu_y over it.
-        margin = jnp.maximum(jnp.diagonal(table)[:, None] - table, 0)
+        margin = jnp.maximum(jnp.diagonal(logits)[:, None] - logits, 0)
         radius = jnp.minimum(radius, _least(margin / _apart(gram_weights, mc.shape[1])))
     radius = jax.lax.stop_gradient(0.999 * radius)
-    tables = mc, gram, distance, inverse, rank, half, weights, gram_weights, gram_logits, table, radius
-    return Probe(moments, scale, scale_weights, *tables)
+    rest = mc, gram, distance, inverse, rank, half, weights, gram_weights, gram_logits, logits, radius
+    return Tables(moments, scale, scale_weights, *rest)
 
 
 def _least(values: Float[Array, "K K"]) -> Float[Array, " K"]:
