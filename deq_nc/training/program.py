@@ -54,7 +54,7 @@ def program(experiment: Experiment, dataset: Dataset, mesh: Mesh) -> Program:
     return _program(anonymous, dataset.num_classes, dataset.image_shape, len(dataset.train_labels), mesh)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def _program(experiment: Experiment, num_classes: int, image_shape: tuple[int, ...], size: int, mesh: Mesh) -> Program:
     steps = steps_per_epoch(size, experiment.train.batch_size)
     network = Network(experiment, num_classes)

@@ -1,10 +1,21 @@
 """A run small enough to compile in seconds: synthetic clusters, no encoder, a dense cell of 16 features."""
 
 import dataclasses
+import importlib
+from functools import lru_cache
 
 import pytest
 
 from deq_nc.config import DataConfig, EquilibriumConfig, Experiment, ModelConfig, TrainConfig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def more_programs():
+    """All of these tests' programs are kept, where a process of a user keeps the last four."""
+    module = importlib.import_module("deq_nc.training.program")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_program", lru_cache(maxsize=64)(module._program.__wrapped__))
+        yield
 
 
 @pytest.fixture(scope="session")
