@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from deq_nc.config import ConfigError, DataConfig, Experiment, UserError
 from deq_nc.data import DataError
 from deq_nc.runs import Held, Lock, RunFolder
 from deq_nc.training import TrainingError
+from deq_nc.training.mesh import data_mesh
 
 
 def refused(capsys, *arguments) -> str:
@@ -148,6 +150,8 @@ def test_data_show_prints_the_counts(capsys):
 
 def test_a_shrunk_recipe_trains_both_arms_and_makes_the_page(capsys, tmp_path, monkeypatch):
     """The shipped digits recipe, three epochs of it, by the command of `make train-imbalanced`, one run at a time."""
+    one = data_mesh(jax.devices()[:1])  # eight would take twice as long to compile for
+    monkeypatch.setattr("deq_nc.training.loop.data_mesh", lambda devices: one)
     command = ["sweep", "digits", "--data.imbalance", "step", "--workdir", str(tmp_path), "--jobs", "1"]
     command += ["--train.epochs", "3", "--model.features", "16", "--model.inner", "16", "--model.width", "8"]
     assert main(command) == 0

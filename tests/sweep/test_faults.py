@@ -193,7 +193,10 @@ def test_ctrl_c_reaches_every_process_and_each_saves_once_and_the_next_call_goes
     command += ["--jobs", "2", "--seeds", "2"]
     environment = {**os.environ, "DEQ_NC_FAKE_SECONDS": "0.3", "XLA_FLAGS": os.environ["ONE_DEVICE_FLAGS"]}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # A suite in the background of a shell ignores SIGINT, and what it starts would too.
+    heeded = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+    signal.signal(signal.SIGINT, heeded)
     until = time.monotonic() + 200
     while not list(tmp_path.rglob("history.jsonl")):
         assert process.poll() is None and time.monotonic() < until
