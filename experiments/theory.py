@@ -24,6 +24,7 @@ import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.lines import Line2D
 
+from deq_nc.geometry import block_cosines, nc2
 from deq_nc.report.figures.style import arm_style, new_figure, style_context
 from deq_nc.theory import (
     ARMS,
@@ -37,7 +38,6 @@ from deq_nc.theory import (
     step_optimum,
     weight_decay_threshold,
 )
-from deq_nc.theory.geometry import block_cosines, nc2
 from deq_nc.theory.phase import cosine_curves, duality_map, frobenius_map, optimum_map, threshold_map
 
 S5 = 5**0.5
@@ -335,7 +335,7 @@ def decay(out: Path):
     def best(arm: str, decays: float, gain: float, R: float):
         budget = Budget("decay", gain, decay_weights=decays, decay_features=decays, decay_arm=decays)
         o = minimise(arm, [20 * R] * ka + [20] * kb, budget, aligned=True, seeds=24, max_steps=6000)
-        return o, block_cosines(o.W @ o.W.T, big, floor=1e-3)["minority"]
+        return o, block_cosines(o.W @ o.W.T, big, guard=1e-3)["minority"]
 
     rows, delays = [], []
     for decays in (1e-2, 3e-3, 1e-3):

@@ -1,12 +1,12 @@
 """Neural-collapse metrics: class moments that merge, NC1 to NC4, target geometries, imbalance; usable alone.
 
-What belongs here: a number read off features, labels and a linear classifier. It imports nothing else of the project
-but the reader of .npz files.
-moments (first pass) -> directions, tables -> decisions, residuals (second pass) -> frames, geometry -> measure; stream,
-series and npz are other ways in. Definitions, ranges and sources: docs/collapse.md.
+What belongs here: a number read off features, labels and a linear classifier.
+moments (first pass) -> directions, tables -> decisions, residuals (second pass) -> frames -> measure; stream, series
+and npz are other ways in; targets and distances are those of deq_nc/geometry.py. Definitions, ranges and sources:
+docs/collapse.md.
 """
 
-from .geometry import (
+from deq_nc.geometry import (
     GramDistance,
     centre_gram,
     gof,
@@ -16,6 +16,7 @@ from .geometry import (
     seli,
     simplex_etf,
 )
+
 from .measure import Collapse, measure, scalars, summarise
 from .moments import ClassMoments, class_moments, merge, merge_axis
 from .npz import measure_npz

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from .tables import Tables
 
-FEW = 16  # a block of which at most 1/FEW is further than the radius takes the products of these rows alone
+FEW = 16  # a chunk of which at most 1/FEW is further than the radius takes the products of these rows alone
 
 
 def decide(

@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Float
 
 CUTOFF = 32.0  # units of rounding of the largest singular value below which a direction is rounding noise
-SMALL = 64  # up to here the SVD costs nothing; at K = 1000, D = 2048 it takes seconds, the Cholesky path a tenth
+SMALL = 64  # classes: up to here exactness costs nothing; at K = 1000, D = 2048 the SVD takes seconds, Cholesky a tenth
 ONE_STEP = 3e-4  # an error from which one Newton-Schulz step reaches 1e-7; from 0.03 a second one is taken
 
 

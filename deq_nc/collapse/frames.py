@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from .geometry import safe_norm
+from deq_nc.geometry import block_masks, cosines, mean_where, safe_norm
 
 NORM_GUARD = 1e-4  # of the longest vector: below it the direction of a vector is noise and its angles do not count
 
@@ -31,16 +31,14 @@ class Frame(NamedTuple):
     zero: Array
 
 
-def mean_where(x: Array, where: Array) -> Array:
-    """Mean of the selected entries; NaN when none is selected."""
-    total = jnp.sum(where.astype(x.dtype))
-    return jnp.where(total > 0, jnp.sum(jnp.where(where, x, 0)) / jnp.maximum(total, 1), jnp.nan)
-
-
 def _std_where(x: Array, where: Array) -> Array:
     away = jnp.where(where, x - mean_where(x, where), 0)
     total = jnp.sum(where.astype(x.dtype))
     return jnp.where(total > 0, safe_norm(away) / jnp.sqrt(jnp.maximum(total, 1)), jnp.nan)
+
+
+def _max_where(x: Array, where: Array) -> Array:
+    return jnp.where(jnp.any(where), jnp.max(jnp.where(where, x, -jnp.inf)), jnp.nan)
 
 
 def frame(vectors: Float[Array, "K D"], gram: Float[Array, "K K"], present: Bool[Array, " K"]) -> Frame:
@@ -48,12 +46,9 @@ def frame(vectors: Float[Array, "K D"], gram: Float[Array, "K K"], present: Bool
 
     Vectors below NORM_GUARD are kept out of angles. The longest should be near 1 (`unit`): norms are squared.
     """
-    k = vectors.shape[0]
     norm = safe_norm(vectors, 1)
     solid = present & (norm > NORM_GUARD * jnp.max(norm))
-    scale = jnp.where(solid, 1 / jnp.where(solid, norm, 1), 0)
-    cosine = gram * scale[:, None] * scale[None]
-    pairs = solid[:, None] & solid[None] & ~jnp.eye(k, dtype=bool)
+    cosine, pairs = cosines(gram, norm, solid)
     lean = 1 / jnp.maximum(jnp.sum(present.astype(gram.dtype)) - 1, 1)
     return Frame(
         gram=gram,
@@ -63,7 +58,7 @@ def frame(vectors: Float[Array, "K D"], gram: Float[Array, "K K"], present: Bool
         equinorm=_std_where(norm, present) / mean_where(norm, present),
         equiangle=_std_where(cosine, pairs),
         angle_gap=mean_where(jnp.abs(cosine + lean), pairs),
-        max_cosine=jnp.where(jnp.any(pairs), jnp.max(jnp.where(pairs, cosine, -jnp.inf)), jnp.nan),
+        max_cosine=_max_where(cosine, pairs),
         zero=jnp.sum(present & ~solid),
     )
 
@@ -86,13 +81,10 @@ class Blocks(NamedTuple):
 def blocks(f: Frame, majority: Bool[Array, " K"], present: Bool[Array, " K"], scale: Float[Array, ""]) -> Blocks:
     """Block means of a frame for the classes marked in majority [K] and those not marked; its vectors are `scale` times
     what the norms are reported of."""
-    minority = ~majority
-    within = f.pairs & minority[:, None] & minority[None]
+    masks = [f.pairs & block for block in block_masks(majority)]
     return Blocks(
-        mean_where(f.cosine, f.pairs & majority[:, None] & majority[None]),
-        mean_where(f.cosine, f.pairs & majority[:, None] & minority[None]),
-        mean_where(f.cosine, within),
-        jnp.where(jnp.any(within), jnp.max(jnp.where(within, f.cosine, -jnp.inf)), jnp.nan),
+        *(mean_where(f.cosine, mask) for mask in masks),
+        _max_where(f.cosine, masks[-1]),
         mean_where(f.norm, majority & present) / scale,
-        mean_where(f.norm, minority & present) / scale,
+        mean_where(f.norm, ~majority & present) / scale,
     )

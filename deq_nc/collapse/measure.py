@@ -15,11 +15,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from .check import as_inputs, refuse_bad_values
-from .frames import Blocks, blocks, frame, mean_where
-from .geometry import gram_distance, normalised, safe_norm
+from deq_nc.geometry import gram_distance, mean_where, nc2, nc2_floor, normalised, safe_norm, shape_distance, simplex
+
+from .checks import as_inputs, refuse_bad_values
+from .frames import Blocks, blocks, frame
 from .moments import class_moments
 from .residuals import ResidualSums, residual_sums
+from .sums import lanes_of
 from .tables import Tables, make_tables
 from .threads import one_lapack_thread
 
@@ -84,27 +86,32 @@ def measure(
     num_classes: int,
     mask: Bool[Array, " N"] | None = None,
     majority: Bool[Array, " K"] | None = None,
+    lanes: int | None = None,
 ) -> Collapse:
     """Neural-collapse metrics of features H [N, D] with labels y [N] and the classifier logits = H W^T + b.
 
     Takes anything with `__array__` (NumPy, PyTorch on the CPU). mask [N]: False rows do not count. majority [K]:
     adds the metrics by block. weights None: the weight metrics are NaN. Works under jit, vmap and grad.
+    lanes: over how many devices the rows are divided, so that they need not move; read off `features` where None, but
+    inside jit, where nothing shows it, 1. A ValueError where it does not divide N.
     Raises ValueError outside jit for wrong shapes, labels outside 0..K-1, features that are not finite (rows named), an
     empty mask, K < 2; inside jit the metrics turn NaN and `outside` counts the rows left out.
     """
     arrays = as_inputs(features, labels, weights, bias, num_classes, mask, majority)
     with one_lapack_thread(arrays):
-        collapse = jax.block_until_ready(measure_arrays(*arrays, num_classes=num_classes))
+        lanes = lanes or lanes_of(arrays[0])
+        collapse = jax.block_until_ready(measure_arrays(*arrays, num_classes=num_classes, lanes=lanes))
     refuse_bad_values(arrays, collapse, num_classes, labels)
     return collapse
 
 
-@partial(jax.jit, static_argnames="num_classes")
-def measure_arrays(features, labels, weights, bias, mask, majority, *, num_classes) -> Collapse:
+@partial(jax.jit, static_argnames=("num_classes", "lanes"))
+def measure_arrays(features, labels, weights, bias, mask, majority, *, num_classes, lanes=1) -> Collapse:
     """`measure` without its checks, on arrays as `as_inputs` returns them."""
     with jax.default_matmul_precision("highest"):
-        tables = make_tables(class_moments(features, labels, num_classes, mask, scatter=False), weights, bias)
-        return summarise(tables, residual_sums(features, labels, tables, mask), majority)
+        moments = class_moments(features, labels, num_classes, mask, scatter=False, lanes=lanes)
+        tables = make_tables(moments, weights, bias)
+        return summarise(tables, residual_sums(features, labels, tables, mask, lanes=lanes), majority)
 
 
 def summarise(tables: Tables, sums: ResidualSums, majority: Bool[Array, " K"] | None = None) -> Collapse:
@@ -131,11 +138,10 @@ def summarise(tables: Tables, sums: ResidualSums, majority: Bool[Array, " K"] | 
     logits = unknown if no_weights else tables.gram_logits
     weights = frame(w, unknown if no_weights else tables.gram_weights, everyone)
     both = present[:, None] & present[None]
-    etf = _etf_of(present, mc.dtype)
+    etf = simplex(present.astype(mc.dtype))
     pairs = both & ~jnp.eye(k, dtype=bool)
     ratio = (variance[:, None] + variance[None]) / (2 * jnp.where(pairs, tables.distance, 1))
     trace = jnp.sum(whitened) / samples * classes
-    short = jnp.minimum(d / jnp.maximum(classes - 1, 1), 1)
     groups = {}
     if majority is not None:
         groups = dict(
@@ -149,9 +155,9 @@ def summarise(tables: Tables, sums: ResidualSums, majority: Bool[Array, " K"] | 
         nc1_trace=trace,
         nc1_ratio=(jnp.sum(sums.square) / samples) / (jnp.sum(mc * mc) / classes) * means_differ,
         cdnv=mean_where(ratio, pairs) * means_differ,
-        nc2_means=gram_distance(means.gram, etf) * means_differ,
-        nc2_weights=gram_distance(weights.gram, _etf_of(everyone, mc.dtype)) * weights_differ,
-        nc2_floor=jnp.where(classes > 1, jnp.sqrt(2 - 2 * jnp.sqrt(short)), jnp.nan),
+        nc2_means=shape_distance(means.gram, etf),
+        nc2_weights=nc2(weights.gram),
+        nc2_floor=jnp.where(classes > 1, nc2_floor(classes, d), jnp.nan),
         equinorm_means=means.equinorm,
         equinorm_weights=weights.equinorm,
         equiangle_means=means.equiangle,
@@ -183,12 +189,6 @@ def summarise(tables: Tables, sums: ResidualSums, majority: Bool[Array, " K"] | 
         condition=safe_norm(mc) * safe_norm(tables.inverse) / tables.rank.astype(mc.dtype),
         **groups,
     )
-
-
-def _etf_of(present: Bool[Array, " K"], dtype: jnp.dtype) -> Float[Array, "K K"]:
-    """Gram of the simplex ETF over the classes present, 0 elsewhere; its scale is left to gram_distance."""
-    p = present.astype(dtype)
-    return jnp.diag(p) - p[:, None] * p[None] / jnp.sum(p)
 
 
 def scalars(collapse: Collapse) -> dict[str, float]:

@@ -20,7 +20,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, Int
 
-from .rows import over_lanes, sum_axis, sum_blocks
+from .sums import lanes_of, over_lanes, sum_axis, sum_chunks
 
 # Numbers that merge_axis sums at once; 8 devices, K = 100, D = 512 are 0.8 million. By calculation, not measured: 4 MB
 # over links of 100 GB/s take some 60 us, a second reduction 30 to 60 us to start.
@@ -93,18 +93,20 @@ def class_moments(
     mask: Bool[Array, " N"] | None = None,
     *,
     scatter: bool = True,
+    lanes: int | None = None,
 ) -> ClassMoments:
     """Moments of each class of one batch: n_k, mu_k = (1/n_k) sum h_i, scatter_k = sum ||h_i - mu_k||^2.
 
-    features [N, D], labels [N] in 0..K-1, mask [N] (False rows do not count, whatever they hold). Jit-able; any N, also
-    features sharded over a mesh axis. Rows with a label outside 0..K-1 are counted in `outside` and left out.
+    features [N, D], labels [N] in 0..K-1, mask [N] (False rows do not count, whatever they hold). Jit-able; any N;
+    lanes: `measure`. Rows with a label outside 0..K-1 are counted in `outside` and left out.
     scatter False leaves it NaN and the features are read once less. Merge batches with `merge`.
     """
     k = num_classes
     slot = class_of(labels, k)
     if mask is not None:
         slot = jnp.where(mask, slot, k + 1)  # class_sums drops the slots beyond its last
-    return over_lanes(partial(_moments, num_classes=k, scatter=scatter), merge_axis, features, slot)
+    part = partial(_moments, num_classes=k, scatter=scatter)
+    return over_lanes(part, merge_axis, lanes or lanes_of(features), features, slot)
 
 
 def _moments(features: Float[Array, "N D"], slot: Int[Array, " N"], num_classes: int, scatter: bool) -> ClassMoments:
@@ -118,14 +120,14 @@ def _moments(features: Float[Array, "N D"], slot: Int[Array, " N"], num_classes:
     def deviations(h: Array, slot: Array, row: Array) -> tuple[Array, Array]:
         return class_sums(h - origin[row], slot, k), class_sums(jnp.ones(len(h), h.dtype), slot, k + 1)
 
-    total, rows = sum_blocks(deviations, k, features, slot, row)
+    total, rows = sum_chunks(deviations, k, features, slot, row)
     count, outside = rows[:k], rows[k].astype(jnp.int32)
     shift = total / jnp.maximum(count, 1)[:, None]
 
     def squares(h: Array, slot: Array, row: Array) -> Array:
         return class_sums(jnp.sum((h - origin[row] - shift[row]) ** 2, 1), slot, k)
 
-    spread = sum_blocks(squares, k, features, slot, row) if scatter else jnp.full_like(count, jnp.nan)
+    spread = sum_chunks(squares, k, features, slot, row) if scatter else jnp.full_like(count, jnp.nan)
     return ClassMoments(count, origin, shift, spread, outside)
 
 

@@ -20,7 +20,7 @@ EXPECTED = {
     "mask": ("N", (jnp.bool_, jnp.integer), "booleans"),
 }
 REQUIRED = ("features", "labels")
-COPIES = 3  # of what the file holds: as it was read, on the device, and blocks of a pass
+COPIES = 3  # of what the file holds: as it was read, on the device, and chunks of a pass
 TABLES = 40  # bytes a pair of classes: some ten [K, K] tables of float32
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from .decisions import decide, decide_by_products
 from .moments import class_of, class_sums
-from .rows import lane_count, over_lanes, sum_axis, sum_blocks
+from .sums import lanes_of, over_lanes, sum_axis, sum_chunks
 from .tables import Tables
 
 
@@ -36,25 +36,32 @@ class ResidualSums:
 
 
 def residual_sums(
-    features: Float[Array, "N D"], labels: Int[Array, " N"], tables: Tables, mask: Bool[Array, " N"] | None = None
+    features: Float[Array, "N D"],
+    labels: Int[Array, " N"],
+    tables: Tables,
+    mask: Bool[Array, " N"] | None = None,
+    *,
+    lanes: int | None = None,
 ) -> ResidualSums:
-    """Second pass over one batch: features [N, D], labels [N], mask [N] (False rows do not count)."""
+    """Second pass over one batch: features [N, D], labels [N], mask [N] (False rows do not count); lanes: `measure`."""
+    lanes = lanes or lanes_of(features)
     k = tables.mc.shape[0]
     labels = class_of(labels, k)
     origin, shift = tables.moments.origin, tables.moments.shift
     inside = labels < k if mask is None else (labels < k) & mask
     slot = jnp.where(inside, labels, k)
-    alone = lane_count(len(features)) == 1  # vmap over lanes computes both sides of every cond: no shortcut there
 
-    def block(h: Array, slot: Array) -> ResidualSums:
+    def of_chunk(h: Array, slot: Array) -> ResidualSums:
         inside = slot < k
         row = jnp.minimum(slot, k - 1)
         e = jnp.where(inside[:, None], ((h - origin[row]) - shift[row]) * tables.scale, 0)
         x = e @ tables.inverse
         square = jnp.sum(e * e, 1)
         fixed, far, constant = jax.lax.stop_gradient((e, square, tables))
-        decisions = decide(fixed, far, constant, row, inside) if alone else decide_by_products(fixed, constant, row)
+        # vmap over lanes computes both sides of every cond: no shortcut there
+        one = lanes == 1
+        decisions = decide(fixed, far, constant, row, inside) if one else decide_by_products(fixed, constant, row)
         values = jnp.concatenate([jnp.sum(x * x, 1)[None], square[None], decisions]).T
         return ResidualSums(*class_sums(values, slot, k).T)
 
-    return over_lanes(partial(sum_blocks, block, k), sum_axis, features, slot)
+    return over_lanes(partial(sum_chunks, of_chunk, k), sum_axis, lanes, features, slot)

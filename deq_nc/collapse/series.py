@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from .check import as_floats, as_inputs
+from .checks import as_floats, as_inputs
 from .measure import Collapse, measure, measure_arrays
+from .sums import lanes_of
 
 
 def measure_trajectory(
@@ -22,6 +24,7 @@ def measure_trajectory(
     num_classes: int,
     mask: Bool[jax.Array, " N"] | None = None,
     majority: Bool[jax.Array, " K"] | None = None,
+    lanes: int | None = None,
 ) -> Collapse:
     """`measure` at each of T moments of the same samples; every field of the result gains a leading axis T.
 
@@ -33,14 +36,12 @@ def measure_trajectory(
     if h.ndim != 3:
         raise ValueError(f"features: expected shape [T, N, D], got {list(h.shape)}. Stack the moments first.")
     arrays = as_inputs(h[0], labels, weights, bias, num_classes, mask, majority)[1:]
-    return _map(h, arrays, num_classes)
+    return _map(h, arrays, num_classes, lanes or lanes_of(h))
 
 
-def _map_moments(h, arrays, num_classes):
-    return jax.lax.map(lambda moment: measure_arrays(moment, *arrays, num_classes=num_classes), h)
-
-
-_map = jax.jit(_map_moments, static_argnums=2)
+@partial(jax.jit, static_argnums=(2, 3))
+def _map(h, arrays, num_classes, lanes):
+    return jax.lax.map(lambda moment: measure_arrays(moment, *arrays, num_classes=num_classes, lanes=lanes), h)
 
 
 def measure_layers(

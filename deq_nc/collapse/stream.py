@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .check import as_array, as_floats, as_inputs
+from .checks import as_array, as_floats, as_inputs
 from .measure import Collapse, summarise
 from .moments import ClassMoments, class_moments, merge
 from .residuals import residual_sums
+from .sums import lanes_of
 from .tables import make_tables
 
 Batches = Callable[[], Iterable[tuple]]
@@ -29,12 +30,9 @@ def stream_moments(batches: Iterable[tuple], num_classes: int) -> ClassMoments:
     total = None
     for batch in batches:
         h, y, mask = _arrays(batch, num_classes)
-        if total is None:
-            total = _first(h, y, mask, num_classes=num_classes)
-        elif h.shape[1] != total.origin.shape[1]:
+        if total is not None and h.shape[1] != total.origin.shape[1]:
             raise ValueError(f"features: batches of {total.origin.shape[1]} and of {h.shape[1]} columns in one stream.")
-        else:
-            total = _more(total, h, y, mask, num_classes=num_classes)
+        total = _with(total, h, y, mask, num_classes=num_classes, lanes=lanes_of(h))
     if total is None:
         raise ValueError("batches: expected at least one (features, labels), got none. Was the iterator used before?")
     if int(total.outside):
@@ -67,7 +65,7 @@ def measure_stream(
     sums, rows, first = None, jnp.zeros((), int), int(np.asarray(moments.count, np.float64).sum())
     for batch in batches():
         h, y, mask = _arrays(batch, num_classes)
-        new = _residuals(h, y, tables, mask)
+        new = _residuals(h, y, tables, mask, lanes=lanes_of(h))
         sums = new if sums is None else sums + new
         rows = rows + (len(y) if mask is None else jnp.sum(mask))
     if sums is None or int(rows) != first:
@@ -101,14 +99,11 @@ def _highest(f: Callable, **kwargs: Any) -> Callable:
     return jax.jit(run, **kwargs)
 
 
-def _class_moments(h: Array, y: Array, mask: Array | None, *, num_classes: int) -> ClassMoments:
-    return class_moments(h, y, num_classes, mask)
+@partial(_highest, static_argnames=("num_classes", "lanes"))
+def _with(total: ClassMoments | None, h: Array, y: Array, mask: Array | None, *, num_classes: int, lanes: int):
+    new = class_moments(h, y, num_classes, mask, lanes=lanes)
+    return new if total is None else merge(total, new)
 
 
-def _merged(total: ClassMoments, h: Array, y: Array, mask: Array | None, *, num_classes: int) -> ClassMoments:
-    return merge(total, class_moments(h, y, num_classes, mask))
-
-
-_jit_classes = partial(_highest, static_argnames="num_classes")
-_first, _more = _jit_classes(_class_moments), _jit_classes(_merged)
-_tables, _residuals, _summarise = _highest(make_tables), _highest(residual_sums), _highest(summarise)
+_tables, _summarise = _highest(make_tables), _highest(summarise)
+_residuals = _highest(residual_sums, static_argnames="lanes")

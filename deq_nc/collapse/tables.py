@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from .directions import pseudo_inverse
-from .geometry import pair_distances, unit
+from deq_nc.geometry import unit
+
+from .directions import SMALL, pseudo_inverse
 from .moments import ClassMoments
 
 
@@ -72,6 +73,25 @@ def make_tables(
     radius = jax.lax.stop_gradient(0.999 * radius)
     rest = mc, gram, distance, inverse, rank, half, weights, gram_weights, gram_logits, logits, radius
     return Tables(moments, scale, scale_weights, *rest)
+
+
+def pair_distances(mc: Float[Array, "K D"], gram: Float[Array, "K K"]) -> Float[Array, "K K"]:
+    """||mu_i - mu_j||^2 [K, K] from differences, row by row, or by the Gram where every distance is safe from it.
+
+    g_ii + g_jj - 2 g_ij loses distances below 3e-4 of the norms in float32; at K = 1000 it is ten times faster.
+    """
+    k = mc.shape[0]
+
+    def differences(mc: Array) -> Array:
+        return jax.lax.map(jax.checkpoint(lambda m: jnp.sum((mc - m[None]) ** 2, 1)), mc)
+
+    if k <= SMALL:
+        return differences(mc)
+    square = jnp.sum(mc * mc, 1)
+    by_gram = square[:, None] + square[None] - 2 * gram
+    by_gram = jnp.where(jnp.eye(k, dtype=bool), 0, by_gram)
+    least = jnp.min(jnp.where(jnp.eye(k, dtype=bool), jnp.inf, by_gram))
+    return jax.lax.cond(least > 1e-2 * jnp.max(square), lambda _: by_gram, differences, mc)
 
 
 def _least(values: Float[Array, "K K"]) -> Float[Array, " K"]:

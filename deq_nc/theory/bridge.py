@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deq_nc.geometry import block_cosines, centre_gram, nc2, nc3, shape_distance
 from deq_nc.theory.arms import ARMS
 from deq_nc.theory.checks import require, require_counts, require_dim
 from deq_nc.theory.closed_forms import balanced_optimum, seli
-from deq_nc.theory.geometry import block_cosines, centred, gram_distance, nc2, nc3
 from deq_nc.theory.nuclear import counts_optimum
 from deq_nc.theory.step import step_optimum
 from deq_nc.theory.thresholds import collapse_threshold
@@ -116,7 +116,7 @@ def bridge(
     big = n > math.sqrt(n.max() * n.min()) if n.max() >= 1.5 * n.min() else np.ones(k, dtype=bool)
     loss, gram_w, gram_m, logits, threshold = _predict(n, big, s)
     factor = math.sqrt(e_w / e_h)  # the balanced factors, restored to the run's own norms
-    gram_w, gram_m = gram_w * factor, centred(gram_m) / factor
+    gram_w, gram_m = gram_w * factor, centre_gram(gram_m) / factor
 
     measured_w, measured_m = Wc @ Wc.T, Mc @ Mc.T
     spent = float(np.linalg.svd(Wc @ Mc.T, compute_uv=False).sum())
@@ -133,9 +133,9 @@ def bridge(
             norms = [float(np.sqrt(np.diag(gram)[who].clip(0)).mean()) for gram in (got, want)]
             lines.append((f"norm_{group}", f"norm, {group}", *norms))
         lines += [
-            ("to_optimum", "distance to this prediction", gram_distance(got, want), 0.0),
+            ("to_optimum", "distance to this prediction", shape_distance(got, want), 0.0),
             ("to_etf", "distance to the ETF", nc2(got), nc2(want)),
-            ("to_seli", "distance to SELI", gram_distance(got, targets[what]), gram_distance(want, targets[what])),
+            ("to_seli", "distance to SELI", shape_distance(got, targets[what]), shape_distance(want, targets[what])),
         ]
         rows += [Row(f"{what}_{key}", f"{name}: {text}", *values) for key, text, *values in lines]
     rows.append(Row("nc3", "self-duality NC3", nc3(Wc, Mc), _predicted_nc3(logits)))

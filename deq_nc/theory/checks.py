@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+
+from deq_nc import geometry
 
 
 def require(ok: Any, name: str, expected: str, came: Any, do: str) -> None:
@@ -74,14 +75,10 @@ def require_counts(counts: Any) -> np.ndarray:
 
 
 def nc2_floor(num_classes: int, dim: int) -> float:
-    """Least NC2 distance ||G/||G||_F - E||_F of K centred means in dimension d: sqrt(2 - 2 sqrt(min(d/(K-1), 1))).
-
-    A Gram of rank d lies no nearer to E = P/sqrt(K-1): its best is d equal eigenvalues. Raises ValueError for K < 2
-    or d < 1.
-    """
+    """`deq_nc.geometry.nc2_floor` of K centred means in dimension d. Raises ValueError for K < 2 or d < 1."""
     require_classes(num_classes)
     require(dim >= 1, "dim", "an integer >= 1", dim, "It is the feature dimension d.")
-    return math.sqrt(max(0.0, 2.0 - 2.0 * math.sqrt(min(dim / (num_classes - 1), 1.0))))
+    return float(geometry.nc2_floor(np.asarray(num_classes), dim))
 
 
 def require_dim(num_classes: int, dim: int | None) -> None:

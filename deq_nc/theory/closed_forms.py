@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deq_nc import geometry
 from deq_nc.theory.checks import require, require_classes, require_counts, require_dim, require_positive, require_scale
 
 _DECAY = "Without decay the minimum is not attained; try 5e-4."
@@ -100,17 +101,11 @@ def balanced_mse_weight_decay(
 
 
 def seli(counts: object) -> tuple[np.ndarray, np.ndarray]:
-    """Grams (W W^T, H^T H) [K,K] of the simplex-encoded-labels geometry, up to a factor, float64.
+    """Grams (W W^T, H^T H) [K,K] of the simplex-encoded-labels geometry, up to a factor: `geometry.seli` in float64.
 
-    S = P, D = diag(n), S D S = V L^2 V^T: G_W = V L V^T, G_H = S V L^-1 V^T S (Thrampoulidis et al. 2022, restated
-    per class). The limit of vanishing sample-wise ridge. Raises ValueError for K < 2 or a count <= 0.
+    The limit of vanishing sample-wise ridge. Raises ValueError for K < 2 or a count <= 0.
     """
-    n = require_counts(counts)
-    k = n.size
-    p = np.eye(k) - 1 / k
-    squares, v = np.linalg.eigh(p @ np.diag(n) @ p)
-    v, l = v[:, 1:], np.sqrt(squares[1:])  # the first eigenvalue is the zero of 1
-    return v @ np.diag(l) @ v.T, p @ v @ np.diag(1 / l) @ v.T @ p
+    return geometry.seli(require_counts(counts))
 
 
 def _decay_constant(num_classes: int, per_class: float, decay_weights: float, decay_features: float) -> float:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from deq_nc.geometry import nc2, nc3
 from deq_nc.theory.arms import ARMS, arm_scale
 from deq_nc.theory.checks import float64, require, require_classes, require_gain, require_scale
-from deq_nc.theory.geometry import nc2, nc3
 from deq_nc.theory.minima import compiled_descent, starts
 from deq_nc.theory.optimum import StepOptimum
 from deq_nc.theory.step import step_optimum

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deq_nc.collapse import measure, rows, scalars
+from deq_nc.collapse import measure, scalars, sums
 
 from .oracle import oracle
 
@@ -15,9 +15,9 @@ SHAPES = [(2, 2), (512, 2), (16, 3), (512, 10), (5, 10), (24, 25), (256, 100), (
 
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks():
-    """From D = 256 on the 1,203 rows are several blocks and a rest; the shapes are compiled in this module only."""
+    """From D = 256 on the 1,203 rows are several chunks and a rest; the shapes are compiled in this module only."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "BLOCK", 2**16)
+        patch.setattr(sums, "CHUNK", 2**16)
         yield
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deq_nc.collapse import measure, measure_stream, scalars, seli
-from deq_nc.collapse.check import as_inputs
+from deq_nc.collapse.checks import as_inputs
 from deq_nc.collapse.measure import measure_arrays
 
 K, D, N = 5, 12, 200

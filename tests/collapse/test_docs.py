@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deq_nc.collapse import geometry
+from deq_nc import geometry
 
 DOC = Path(__file__).parents[2] / "docs" / "collapse.md"
 

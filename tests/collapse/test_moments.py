@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 import deq_nc.collapse.moments as moments_module
 from deq_nc.collapse import class_moments, make_tables, measure, merge, merge_axis, residual_sums, scalars, summarise
+from deq_nc.collapse.sums import lanes_of
 
 N, D, K = 640, 12, 5
 
@@ -93,13 +94,26 @@ def test_sharded_features_agree_and_stay_where_they_are(data, devices):
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     rows, all_of_it = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
     args = jax.device_put(h, rows), jax.device_put(y.astype(np.int32), rows), jax.device_put(w, all_of_it)
-    f = jax.jit(lambda h, y, w: measure(h, y, w, num_classes=K), out_shardings=all_of_it)
+    f = jax.jit(lambda h, y, w: measure(h, y, w, num_classes=K, lanes=devices), out_shardings=all_of_it)
     want = scalars(measure(h, y, w, num_classes=K))
-    for name, value in scalars(f(*args)).items():
-        assert value == pytest.approx(want[name], rel=1e-4, abs=1e-5), name
+    assert lanes_of(args[0]) == devices and lanes_of(h) == lanes_of(jax.device_put(h, all_of_it)) == 1
+    for got in (f(*args), measure(*args, num_classes=K)):
+        for name, value in scalars(got).items():
+            assert value == pytest.approx(want[name], rel=1e-4, abs=1e-5), name
     if devices > 1:
-        # one for each pass: the moments of eight parts; five sums of each class
-        assert reductions(f, *args) == [5 * K, 8 * (2 * K * D + 2 * K + 1)]
+        # one for each pass: the moments of every device; five sums of each class
+        assert reductions(f, *args) == [5 * K, devices * (2 * K * D + 2 * K + 1)]
+
+
+def test_lanes_follow_from_where_the_rows_lie(data):
+    """Rows that lie on one device, or in somebody's jit, are one lane, whatever the number of devices divides."""
+    h, y, w = data
+    assert jax.device_count() == 8 and N % 8 == 0
+    f = jax.jit(lambda h, y, w: measure(h, y, w, num_classes=K))
+    assert scalars(f(h, y, w)) == scalars(measure(h, y, w, num_classes=K))
+    assert "stablehlo.case" in (text := f.lower(h, y, w).as_text()) and "lane" not in text
+    with pytest.raises(ValueError, match="lanes: expected a divisor of N = 640, got 3"):
+        class_moments(h, y, K, lanes=3)
 
 
 def reductions(f, *args):
@@ -121,7 +135,7 @@ def test_sharded_moments_take_one_reduction_or_two(data, monkeypatch, arranged, 
     if arranged.startswith("one"):  # a device's mean of class 0 is about 5 from the others', 50 times their spread
         y[-1] = 0
     rows = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P("data"))
-    f = jax.jit(lambda h, y: class_moments(h, y, K), out_shardings=NamedSharding(rows.mesh, P()))
+    f = jax.jit(lambda h, y: class_moments(h, y, K, lanes=8), out_shardings=NamedSharding(rows.mesh, P()))
     args = jax.device_put(h, rows), jax.device_put(y, rows)
     check_moments(f(*args), h, y)
     assert reductions(f, *args) == ([8 * (2 * K * D + 2 * K + 1)] if slots else [K * D, K * D + 2 * K + 1])

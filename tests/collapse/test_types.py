@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deq_nc.collapse import class_moments, measure, measure_stream, scalars, seli, simplex_etf
-from deq_nc.collapse.check import as_inputs
+from deq_nc.collapse.checks import as_inputs
 
 K, D, N = 5, 12, 200
 MAJORITY = np.arange(K) < 2

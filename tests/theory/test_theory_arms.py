@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from deq_nc.geometry import block_cosines, nc2, nc3
 from deq_nc.theory import (
     ARMS,
     Budget,
@@ -17,7 +18,6 @@ from deq_nc.theory import (
     minimise,
     step_optimum,
 )
-from deq_nc.theory.geometry import block_cosines, nc2, nc3
 from deq_nc.theory.phase import cosine_curves, duality_map, frobenius_map, optimum_map, threshold_map
 
 S5 = math.sqrt(5)

@@ -7,6 +7,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
+from deq_nc.geometry import block_cosines
 from deq_nc.theory import (
     Budget,
     balanced_optimum,
@@ -19,7 +20,6 @@ from deq_nc.theory import (
     vanishing_scale,
     weight_decay_threshold,
 )
-from deq_nc.theory.geometry import block_cosines
 
 S5 = math.sqrt(5)
 

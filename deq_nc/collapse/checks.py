@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .geometry import float_type
+from deq_nc.geometry import float_type
 
 
 def as_array(name: str, x: Any) -> Array | np.ndarray:
