@@ -118,7 +118,6 @@ def iterate(
     max_steps: Array | int,
     *,
     scale: Array | None = None,
-    active: Array | None = None,
     round: Callable[[Array], Array] = lambda z: z,
     trace: int = 0,
     unroll: int | None = None,
@@ -127,10 +126,10 @@ def iterate(
     """Solve z = F(z) row by row, z0 [B, n].
 
     residual = ||F(z) - z|| / scale, scale [B] or, if None, ||F(z)||; who gives a scale has brought the rows near 1.
-    `max_steps` updates at most, hence one evaluation more. `active` [B] marks the rows to work on. `trace` > 0 keeps
-    that many residuals per row. `unroll` (static) makes the loop a scan of that many updates through which reverse-mode
-    differentiation passes. `narrow(index)` is F of the rows index [S] alone; with it rows that have stopped are no
-    longer evaluated once the others fit a quarter batch.
+    `max_steps` updates at most, hence one evaluation more. `trace` > 0 keeps that many residuals per row. `unroll`
+    (static) makes the loop a scan of that many updates through which reverse-mode differentiation passes.
+    `narrow(index)` is F of the rows index [S] alone; with it rows that have stopped are no longer evaluated once the
+    others fit a quarter batch.
     """
     batch = z0.shape[0]
     sane = jnp.all(jnp.isfinite(z0), axis=1)
@@ -178,7 +177,7 @@ def iterate(
         best=z0,
         residual=blank(z0, value=jnp.inf),
         steps=blank(z0, dtype=jnp.int32),
-        active=sane if active is None else active & sane,
+        active=sane,
         finite=sane,
         trace=blank(z0, trace, value=jnp.nan) if trace else None,
     )

@@ -1,13 +1,13 @@
 """Layer-peeled models of an explicit and a DEQ arm: optima, thresholds, certificates, and the bridge to a run.
 
 What belongs here: mathematics of min CE(W A(V) H0) for linear arms, in float64, from numbers to numbers. No data, no
-training, no plots; it imports nothing of ours. Formulation and proofs: docs/theory.md ("our formulation" throughout).
+training, no plots. Formulation and proofs: docs/theory.md ("our formulation" throughout).
 
-    closed_forms  balanced optima (both losses, both constraints) and SELI     optimum, step  the step-imbalance optimum
-    thresholds    R0, its asymptotes, weight decay                             nuclear        any counts, with a gap
-    arms          scales and budgets of the arms                               minima         direct minimisation
-    bridge        measured beside predicted                                    phase          vectorised diagrams
-    checks, roots, descent, geometry   what these share                        command        `deq-nc theory`
+    closed_forms  balanced optima (both losses and constraints), SELI          optimum, step_imbalance  a step
+    thresholds    R0, its asymptotes, weight decay                         nuclear  any counts, with a gap
+    arms          A(V), scales and budgets of the arms                     minima   direct minimisation
+    bridge        measured beside predicted                                phase    vectorised diagrams
+    checks, roots, descent  what these share, with deq_nc/geometry.py      command  `deq-nc theory`
 """
 
 from deq_nc.theory.arms import ARMS, Budget, arm_scale, budget_spent
@@ -24,7 +24,7 @@ from deq_nc.theory.closed_forms import (
 from deq_nc.theory.minima import ArmOptimum, minimise
 from deq_nc.theory.nuclear import CountsOptimum, counts_optimum
 from deq_nc.theory.optimum import StepOptimum
-from deq_nc.theory.step import step_optimum
+from deq_nc.theory.step_imbalance import step_optimum
 from deq_nc.theory.thresholds import (
     collapse_threshold,
     log_collapse_threshold,

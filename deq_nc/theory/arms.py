@@ -19,9 +19,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import jax.numpy as jnp
 import numpy as np
 
-from deq_nc.theory.checks import require, require_gain, require_scale
+from deq_nc.theory.checks import require, require_gain, require_one_of, require_scale
 
 Arm = Literal["explicit", "residual", "deq"]
 Kind = Literal["spectral", "frobenius", "decay"]
@@ -29,8 +30,24 @@ ARMS: tuple[str, ...] = get_args(Arm)
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
-def require_arm(arm: str) -> None:
-    require(arm in ARMS, "arm", "one of " + ", ".join(ARMS), arm, "Choose one of these.")
+def amplification(arm: str, v: Any) -> Any:
+    """A(v) of numbers v: explicit v, residual 1 + v, deq 1/(1 - v)."""
+    return 1 / (1 - v) if arm == "deq" else 1 + v if arm == "residual" else v
+
+
+def implied_gain(arm: str, amplification: float) -> float | None:
+    """The g in [0, 1) whose A(g) is this amplification; None where there is none."""
+    gain = {"deq": 1 - 1 / amplification, "residual": amplification - 1, "explicit": amplification}.get(arm)
+    return gain if gain is not None and 0 <= gain < 1 else None
+
+
+def applied(arm: str, V: Any, H: Any) -> Any:
+    """A(V) H of H [d, K]; V [d, d], or [d] for a diagonal one; "lpm" has no V."""
+    if arm == "lpm":
+        return H
+    if V.ndim == 1:
+        return amplification(arm, V)[:, None] * H
+    return jnp.linalg.solve(jnp.eye(len(V)) - V, H) if arm == "deq" else V @ H + (H if arm == "residual" else 0)
 
 
 def arm_scale(arm: str, scale: Any, gain: Any) -> Any:
@@ -39,11 +56,10 @@ def arm_scale(arm: str, scale: Any, gain: Any) -> Any:
     The arm's minimum is the layer-peeled minimum at this scale, and the two share their geometry. Raises ValueError
     for an unknown arm, s <= 0, g outside [0, 1).
     """
-    require_arm(arm)
+    require_one_of("arm", arm, ARMS)
     require_scale(scale)
     require_gain(gain)
-    s, g = np.asarray(scale, dtype=np.float64), np.asarray(gain, dtype=np.float64)
-    out = {"explicit": s * g, "residual": s * (1 + g), "deq": s / (1 - g)}[arm]
+    out = np.asarray(scale, dtype=np.float64) * amplification(arm, np.asarray(gain, dtype=np.float64))
     return out if out.ndim else float(out)
 
 
@@ -53,7 +69,7 @@ def budget_spent(arm: str, singular_values: Any, gain: float) -> float:
     explicit (sum sig^(2/3))^(3/2) / g; residual min_{||v|| <= g} sum sig_i/(1 + v_i); deq ||sig||_1 - g ||sig||_2.
     Raises ValueError for an unknown arm, g outside [0, 1) (explicit: g = 0 as well), negative singular values.
     """
-    require_arm(arm)
+    require_one_of("arm", arm, ARMS)
     require_gain(gain)
     sig = np.asarray(singular_values, dtype=np.float64)
     require(sig >= 0, "singular_values", "numbers >= 0", singular_values, "Pass the singular values of Z.")
@@ -97,7 +113,7 @@ class Budget:
     decay_arm: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.kind in KINDS, "budget.kind", "one of " + ", ".join(KINDS), self.kind, "Choose one of these.")
+        require_one_of("budget.kind", self.kind, KINDS)
         require_gain(self.gain)
         if self.kind != "decay":
             require_scale(self.scale if self.scale is not None else math.nan)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from deq_nc.geometry import block_cosines, centre_gram, nc2, nc3, shape_distance
-from deq_nc.theory.arms import ARMS
-from deq_nc.theory.checks import require, require_counts, require_dim
+from deq_nc.theory.arms import ARMS, implied_gain
+from deq_nc.theory.checks import require, require_counts, require_dim, require_one_of
 from deq_nc.theory.closed_forms import balanced_optimum, seli
 from deq_nc.theory.nuclear import counts_optimum
-from deq_nc.theory.step import step_optimum
+from deq_nc.theory.step_imbalance import step_optimum
 from deq_nc.theory.thresholds import collapse_threshold
 
 
@@ -56,12 +56,6 @@ class Bridge:
         return {r.name: {"measured": r.measured, "predicted": r.predicted} for r in self.rows}
 
 
-def implied_gain(arm: str, amplification: float) -> float | None:
-    """The g in [0, 1) of `arm_scale` with this amplification: deq 1 - 1/a, residual a - 1, explicit a; else None."""
-    gain = {"deq": 1 - 1 / amplification, "residual": amplification - 1, "explicit": amplification}.get(arm)
-    return gain if gain is not None and 0 <= gain < 1 else None
-
-
 def bridge(
     weights: np.ndarray,
     means: np.ndarray,
@@ -93,8 +87,7 @@ def bridge(
         require(np.isfinite(x), name, "finite numbers", "NaN or infinity", "The run diverged before this measurement.")
     require(W.shape == M.shape, "means", f"the shape of weights {W.shape}", M.shape, "W meets the features it reads.")
     require_dim(n.size, W.shape[1])
-    known = (*ARMS, "unrolled")
-    require(arm in known, "arm", "one of " + ", ".join(known), arm, "Choose one of these.")
+    require_one_of("arm", arm, (*ARMS, "unrolled"))
     if amplification is not None:
         require(0 < amplification < math.inf, "amplification", "a finite number > 0", amplification, "Pass ||A||_2.")
     k = n.size

@@ -22,6 +22,11 @@ def require(ok: Any, name: str, expected: str, came: Any, do: str) -> None:
         raise ValueError(f"{name}: expected {expected}, got {came!r}. {do}")
 
 
+def require_one_of(name: str, came: Any, choices: tuple[str, ...]) -> None:
+    """One of the names. Raises ValueError."""
+    require(came in choices, name, "one of " + ", ".join(choices), came, "Choose one of these.")
+
+
 def _finite(x: Any) -> np.ndarray:
     return np.isfinite(np.asarray(x, dtype=float))
 
@@ -35,9 +40,7 @@ def require_classes(num_classes: Any) -> None:
 
 def require_scale(scale: Any) -> None:
     """s = sqrt(E_W E_H) > 0 and finite. Raises ValueError."""
-    ok = _finite(scale) & (np.asarray(scale) > 0)
-    do = "It is s = sqrt(E_W E_H), the root of the two norm budgets per class; try 2.236."
-    require(ok, "scale", "a finite number > 0", scale, do)
+    require_positive("scale", scale, "It is s = sqrt(E_W E_H), the root of the two norm budgets per class; try 2.236.")
 
 
 def require_gain(gain: Any) -> None:

@@ -11,7 +11,7 @@ from deq_nc.theory.arms import ARMS, arm_scale
 from deq_nc.theory.checks import require
 from deq_nc.theory.closed_forms import balanced_optimum
 from deq_nc.theory.nuclear import counts_optimum
-from deq_nc.theory.step import step_optimum
+from deq_nc.theory.step_imbalance import step_optimum
 from deq_nc.theory.thresholds import collapse_threshold, vanishing_scale
 
 
@@ -42,17 +42,16 @@ def run(options: TheoryOptions) -> None:
     from rich.console import Console
 
     arms = ARMS if options.arm == "all" else (options.arm,)
-    table = _counts_table(options, arms) if options.counts else _step_table(options, arms)
-    Console().print(table)
+    scales = [("(none)", options.scale)] + [(arm, arm_scale(arm, options.scale, options.gain)) for arm in arms]
+    for arm, effective in scales:  # every refusal before the first compilation
+        require(effective > 0, "gain", f"a number in (0, 1) for the {arm} arm", 0, "V = 0 maps every feature to zero.")
+    Console().print(_counts_table(options, scales) if options.counts else _step_table(options, scales))
 
 
-def _step_table(options: TheoryOptions, arms: tuple[str, ...]):
+def _step_table(options: TheoryOptions, scales: list[tuple[str, float]]):
     from rich.table import Table
 
     ka, kb, s = options.majority, options.minority, options.scale
-    scales = [("(none)", s)] + [(arm, arm_scale(arm, s, options.gain)) for arm in arms]
-    for arm, effective in scales:  # every refusal before the first compilation
-        _require_signal(arm, effective)
     rows = [(arm, at, step_optimum(ka, kb, options.ratio, at, dim=options.dim)) for arm, at in scales]
     table = Table(title=f"KA={ka} KB={kb} R={options.ratio:g} s={s:.6g} gain={options.gain:g}")
     table.add_column("")
@@ -83,13 +82,10 @@ def _step_table(options: TheoryOptions, arms: tuple[str, ...]):
     return table
 
 
-def _counts_table(options: TheoryOptions, arms: tuple[str, ...]):
+def _counts_table(options: TheoryOptions, scales: list[tuple[str, float]]):
     from rich.table import Table
 
     k = len(options.counts)
-    scales = [("(none)", options.scale)] + [(arm, arm_scale(arm, options.scale, options.gain)) for arm in arms]
-    for arm, effective in scales:
-        _require_signal(arm, effective)
     table = Table(title=f"counts {options.counts} s={options.scale:.6g} gain={options.gain:g}")
     for name in ("arm", "scale", "loss", "gap", "rank", "largest cosine"):
         table.add_column(name, justify="left" if name == "arm" else "right")
@@ -104,7 +100,3 @@ def _counts_table(options: TheoryOptions, arms: tuple[str, ...]):
         table.add_row(arm, f"{at:.6g}", f"{o.loss:.10g}", f"{o.gap:.0e}{mark}", f"{rank}", f"{cos:+.6f}")
     table.caption = f"The ETF has rank {k - 1}. The gap bounds loss - minimum."
     return table
-
-
-def _require_signal(arm: str, effective: float) -> None:
-    require(effective > 0, "gain", f"a number in (0, 1) for the {arm} arm", 0, "V = 0 maps every feature to zero.")

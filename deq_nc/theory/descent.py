@@ -65,14 +65,14 @@ def projected_descent(
             s.done,
         )
 
-    def block(s: _State) -> _State:
+    def steps(s: _State) -> _State:
         s = jax.lax.fori_loop(0, every, step, s)
         return s._replace(done=finished(s.x) if finished else s.done)
 
     x = project(x0)
     zero = jnp.zeros(())
     start = _State(x, x, zero + jnp.inf, zero + 1.0, zero, jnp.asarray(0), jnp.asarray(False))
-    end = jax.lax.while_loop(lambda s: (s.steps < max_steps) & ~s.done, block, start)
+    end = jax.lax.while_loop(lambda s: (s.steps < max_steps) & ~s.done, steps, start)
     return end.x, end.value, end.steps
 
 

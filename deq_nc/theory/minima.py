@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deq_nc.theory.arms import ARMS, Budget
-from deq_nc.theory.checks import float64, require, require_counts, require_dim
+from deq_nc.theory.arms import ARMS, Budget, applied
+from deq_nc.theory.checks import float64, require, require_counts, require_dim, require_one_of
 from deq_nc.theory.descent import cross_entropies, onto_ball, onto_spectral_ball, projected_descent
 
 
@@ -46,15 +46,6 @@ class ArmOptimum:
         return int(np.sum(s > 1e-3 * s[0])) if s[0] > 1e-9 else 0
 
 
-def _effective(arm: str, V, H):
-    """A(V) H0; a vector V stands for a diagonal one."""
-    if V.ndim == 1:
-        return {"lpm": 1.0 + 0 * V, "explicit": V, "residual": 1 + V, "deq": 1 / (1 - V)}[arm][:, None] * H
-    if arm == "deq":
-        return jnp.linalg.solve(jnp.eye(len(V)) - V, H)
-    return H if arm == "lpm" else V @ H + (H if arm == "residual" else 0.0)
-
-
 def _descend(x0, n, scale, gain, decays, *, arm, kind, aligned, dim, max_steps):
     """(value, x) of one descent; `decays` = (lW, lH, lV), unused unless kind is decay."""
     k = n.size
@@ -65,7 +56,7 @@ def _descend(x0, n, scale, gain, decays, *, arm, kind, aligned, dim, max_steps):
     root = jnp.sqrt(n)[None, :] if kind == "decay" else jnp.ones((1, k))
 
     def f(x):
-        ce = pi @ cross_entropies(x["W"] @ _effective(arm, x["V"], x["H"] / root))
+        ce = pi @ cross_entropies(x["W"] @ applied(arm, x["V"], x["H"] / root))
         if kind != "decay":
             return ce
         return ce + 0.5 * sum(l * jnp.sum(x[name] ** 2) for l, name in ((l_w, "W"), (l_h, "H"), (l_v, "V")))
@@ -126,7 +117,7 @@ def minimise(
     training. Raises ValueError for an unknown arm, counts <= 0, seeds < 1, d < K - 1.
     """
     n = require_counts(counts)
-    require(arm in (*ARMS, "lpm"), "arm", "one of lpm, " + ", ".join(ARMS), arm, "Choose one of these.")
+    require_one_of("arm", arm, ("lpm", *ARMS))
     require(seeds >= 1, "seeds", "an integer >= 1", seeds, "The minimum is the best over seeds; try 8.")
     dim = n.size - 1 if dim is None else dim
     require_dim(n.size, dim)
@@ -138,6 +129,6 @@ def minimise(
     best = int(np.nanargmin(values))
     W, V, H = (x[name][best] for name in ("W", "V", "H"))
     agreeing = int(np.sum(values <= values[best] * (1 + 1e-5) + 1e-12))
-    features = np.asarray(_effective(arm, jnp.asarray(V), jnp.asarray(H)))
+    features = np.asarray(applied(arm, jnp.asarray(V), jnp.asarray(H)))
     v = np.sort(V if aligned else np.linalg.svd(V, compute_uv=False))[::-1]
     return ArmOptimum(arm, float(values[best]), values, agreeing, W, features, v)

@@ -79,40 +79,29 @@ class StepOptimum:
 
     def gram_weights(self) -> np.ndarray:
         """W W^T [K,K] = (Z Z^T)^(1/2) for E_W = E_H, majority classes first; of a scalar optimum only."""
-        ua, ub = self._frame()
-        return self._blocks() + self.v * np.outer(_join(ua, ub), _join(ua, ub))
+        inside, left, _ = self._parts()
+        return inside + self.v * np.outer(left, left)
 
     def gram_means(self) -> np.ndarray:
         """H^T H [K,K] = (Z^T Z)^(1/2) for E_W = E_H, not centred; centre with P G P as the collapse metrics do."""
-        right = self._right()
-        return self._blocks() + np.outer(right, right) / (self.v if self.v > 0 else 1.0)
+        inside, _, right = self._parts()
+        return inside + np.outer(right, right) / (self.v if self.v > 0 else 1.0)
 
     def logits(self) -> np.ndarray:
         """Z [K,K]: column k holds the logits of a sample of class k."""
-        ua, ub = self._frame()
-        return self._blocks() + np.outer(_join(ua, ub), self._right())
+        inside, left, right = self._parts()
+        return inside + np.outer(left, right)
 
-    def _right(self) -> np.ndarray:
-        ka, kb = int(self.majority), int(self.minority)
-        return _join(np.full(ka, self.vA / np.sqrt(ka)), np.full(kb, self.vB / np.sqrt(kb)))
-
-    def _frame(self) -> tuple[np.ndarray, np.ndarray]:
-        ka, kb = int(self.majority), int(self.minority)
-        k = ka + kb
-        return np.full(ka, np.sqrt(kb / k / ka)), np.full(kb, -np.sqrt(ka / k / kb))
-
-    def _blocks(self) -> np.ndarray:
+    def _parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(a1 P_A + e1 P_B [K,K], u [K], v [K]) of Z."""
         require(np.ndim(self.loss) == 0, "optimum", "a scalar one", np.shape(self.loss), "Index the inputs first.")
-        ka, kb = int(self.majority), int(self.minority)
+        ka, kb = sizes = int(self.majority), int(self.minority)
         k = ka + kb
-        out = np.zeros((k, k))
-        out[:ka, :ka] = self.a1 * (np.eye(ka) - 1 / ka)
-        out[ka:, ka:] = self.e1 * (np.eye(kb) - 1 / kb)
-        return out
-
-
-def _join(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.concatenate([a, b])
+        inside = np.zeros((k, k))
+        inside[:ka, :ka] = self.a1 * (np.eye(ka) - 1 / ka)
+        inside[ka:, ka:] = self.e1 * (np.eye(kb) - 1 / kb)
+        left = np.repeat([np.sqrt(kb / k / ka), -np.sqrt(ka / k / kb)], sizes)
+        return inside, left, np.repeat([self.vA / np.sqrt(ka), self.vB / np.sqrt(kb)], sizes)
 
 
 def _ratio(numerator: Any, norm: Any) -> Any:

@@ -1,6 +1,6 @@
 """Phase diagrams: the optimum over whole grids at once. Arrays in, arrays out; drawing is for whoever calls.
 
-Letters: KA, KB, R, s, g (gain) as in `step` and `arms`; axis 0 of a map is its first grid, axis 1 the second.
+Letters: KA, KB, R, s, g (gain) as in `step_imbalance` and `arms`; axis 0 of a map is its first grid, axis 1 the second.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from deq_nc.geometry import nc2, nc3
-from deq_nc.theory.arms import ARMS, arm_scale
-from deq_nc.theory.checks import float64, require, require_classes, require_gain, require_scale
+from deq_nc.theory.arms import ARMS, applied, arm_scale
+from deq_nc.theory.checks import float64, require_classes, require_gain, require_one_of, require_scale
 from deq_nc.theory.minima import compiled_descent, starts
 from deq_nc.theory.optimum import StepOptimum
-from deq_nc.theory.step import step_optimum
+from deq_nc.theory.step_imbalance import step_optimum
 from deq_nc.theory.thresholds import log_collapse_threshold
 
 
@@ -56,8 +56,8 @@ def duality_map(majority: int, minority: int, ratios: np.ndarray, scales: np.nda
         norm = np.sqrt((ka - 1) * o.a1**2 + (kb - 1) * o.e1**2 + top**2)
         inner = ((ka - 1) * o.a1 + (kb - 1) * o.e1 + top) / np.sqrt(k - 1)
         out[name] = np.sqrt(np.maximum(0.0, 2 - 2 * inner / norm))
-    block = (ka - 1) * o.a1 + (kb - 1) * o.e1
-    out["nc3"] = np.sqrt(np.maximum(0.0, 2 - 2 * (block + along) / np.sqrt((block + v) * (block + w))))
+    inner = (ka - 1) * o.a1 + (kb - 1) * o.e1
+    out["nc3"] = np.sqrt(np.maximum(0.0, 2 - 2 * (inner + along) / np.sqrt((inner + v) * (inner + w))))
     return out
 
 
@@ -82,7 +82,7 @@ def frobenius_map(
     arm: str, num_classes: int, gains: np.ndarray, scales: np.ndarray, *, seeds: int = 8, max_steps: int = 2000
 ) -> FrobeniusMap:
     """The frobenius budget on a grid, all points and seeds in one compiled descent. Raises ValueError as `minimise`."""
-    require(arm in ARMS, "arm", "one of " + ", ".join(ARMS), arm, "Choose one of these.")
+    require_one_of("arm", arm, ARMS)
     require_classes(num_classes)
     require_gain(gains)
     require_scale(scales)
@@ -98,10 +98,9 @@ def frobenius_map(
     values = values.reshape(*shape, seeds)
     best = np.argmin(values, axis=-1)
     out = {name: np.zeros(shape) for name in ("rank", "nc2_weights", "nc2_means", "nc3")}
-    amplify = {"explicit": lambda v: v, "residual": lambda v: 1 + v, "deq": lambda v: 1 / (1 - v)}[arm]
     for i, j in np.ndindex(shape):
         W, V, H = (x[name].reshape(*shape, seeds, *x[name].shape[1:])[i, j, best[i, j]] for name in ("W", "V", "H"))
-        M = (amplify(V)[:, None] * H).T
+        M = applied(arm, V, H).T
         sv = np.linalg.svd(W @ M.T, compute_uv=False)
         Mc = M - M.mean(axis=0)
         out["rank"][i, j] = np.sum(sv > 1e-3 * sv[0])

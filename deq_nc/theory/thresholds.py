@@ -12,7 +12,7 @@ import numpy as np
 
 from deq_nc.theory.checks import float64, require, require_positive, require_scale, require_step
 from deq_nc.theory.roots import bracketed_root
-from deq_nc.theory.step import mapped, stationary
+from deq_nc.theory.step_imbalance import mapped, stationary
 
 
 def _threshold(ka, kb, scale):

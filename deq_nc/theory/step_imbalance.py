@@ -117,7 +117,7 @@ def _solve(ka, kb, log_ratio, scale):
     return jnp.exp(log_loss), log_loss, relative_gap, jnp.exp(log_lam), a1, e1, va, -b, (kb > 1) & (e1 == 0), vanished
 
 
-_BLOCK = 256  # one compiled shape for every diagram, and a slow root holds up its block only
+CHUNK = 256  # one compiled shape for every diagram, and a slow root holds up its chunk only
 
 
 @functools.cache
@@ -130,10 +130,10 @@ def mapped(function, *args: Any):
     arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in args))
     shape, size = arrays[0].shape, arrays[0].size
     require(size > 0, "inputs", "at least one value", shape, "An array given was empty.")
-    width = 1 if size == 1 else _BLOCK
+    width = 1 if size == 1 else CHUNK
     flat = [np.resize(a.reshape(-1), (-(-size // width), width)) for a in arrays]
-    blocks = [_compiled(function)(*block) for block in zip(*flat)]
-    out = jax.tree.map(lambda *xs: np.concatenate(xs)[:size].reshape(shape), *blocks)
+    chunks = [_compiled(function)(*chunk) for chunk in zip(*flat)]
+    out = jax.tree.map(lambda *xs: np.concatenate(xs)[:size].reshape(shape), *chunks)
     return jax.tree.map(lambda x: x if x.ndim else x.item(), out)
 
 
