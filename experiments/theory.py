@@ -38,7 +38,7 @@ from deq_nc.theory import (
     step_optimum,
     weight_decay_threshold,
 )
-from deq_nc.theory.phase import cosine_curves, duality_map, frobenius_map, optimum_map, threshold_map
+from experiments.phase import cosine_curves, duality_map, frobenius_map, optimum_map, threshold_map
 
 S5 = 5**0.5
 SPLITS = ((3, 7), (5, 5), (7, 3))

@@ -11,10 +11,10 @@ the scale of z. Source: Walker and Ni 2011, Anderson acceleration for fixed-poin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -102,7 +102,10 @@ def solve_spd(a: Array, b: Array) -> Array:
         column = lax.dynamic_index_in_dim(work, i, 1, keepdims=False) - (jnp.arange(m) == i).astype(a.dtype)[:, None]
         return work - column[:, None] * row[None], good
 
+    def steps(unroll: bool) -> Callable[[Array], tuple[Array, Array]]:
+        return lambda work: lax.scan(eliminate, work, jnp.arange(m), unroll=unroll)
+
     # [m, m + 1, B], rows of the batch innermost. Unrolled, XLA's CPU code computes every step again inside the next.
     work = jnp.concatenate([a, b[:, :, None]], axis=2).transpose(1, 2, 0)
-    work, kept = lax.scan(eliminate, work, jnp.arange(m), unroll=jax.default_backend() != "cpu")
+    work, kept = lax.platform_dependent(work, cpu=steps(False), default=steps(True))
     return jnp.where(kept, work[:, m], 0).T

@@ -31,12 +31,9 @@ def check_cell(f: Callable, z0: PyTree, x: PyTree, theta: PyTree) -> None:
             f"f: expected the structure of z0, {jax.tree.structure(z0)}, got {jax.tree.structure(out)}. "
             "Return the state alone; statistics are taken in a separate application at z*."
         )
-    came, expected = (
-        [(o.shape, o.dtype) for o in jax.tree.leaves(out)],
-        [(jnp.shape(z), jnp.result_type(z)) for z in jax.tree.leaves(z0)],
-    )
-    if came != expected:
-        what = "shape" if [c[0] for c in came] != [e[0] for e in expected] else "dtype"
+    if _describe(out) != _describe(z0):
+        came, expected = ([jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (out, z0))
+        what = "shape" if came != expected else "dtype"
         raise CellError(
             f"f changes the {what} of the state: expected {_describe(z0)}, got {_describe(out)}. "
             "Make z0 what f returns, or end f with .astype(z.dtype)."
@@ -84,19 +81,16 @@ def check_fewer_rows(f: Callable, z0: PyTree, x: PyTree, theta: PyTree, rows: in
     def first(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda v: jax.ShapeDtypeStruct((rows, *jnp.shape(v)[1:]), jnp.result_type(v)), tree)
 
-    expected = first(z0)
+    cause, expected = None, _describe(first(z0))
     try:
-        came = jax.eval_shape(f, expected, first(x), theta)
+        came: Any = _describe(jax.eval_shape(f, first(z0), first(x), theta))
     except (TypeError, ValueError) as error:
+        cause, came = error, f"{type(error).__name__}: {error}"
+    if came != expected:
         raise CellError(
-            f"compact=True: expected f to map {rows} of the {batch} examples, got {type(error).__name__}: {error}. "
+            f"compact=True: expected f to map {rows} of the {batch} examples to {expected}, got {came}. "
             "Take the batch size from z inside f, or leave compact off."
-        ) from error
-    if _describe(came) != _describe(expected):
-        raise CellError(
-            f"compact=True: expected f to map {rows} examples to {_describe(expected)}, got {_describe(came)}. "
-            "Take the batch size from z inside f, or leave compact off."
-        )
+        ) from cause
 
 
 def own_leaves(f: Callable, z: PyTree, x: PyTree, theta: PyTree) -> list[bool]:

@@ -72,9 +72,7 @@ def schur(h: Array) -> tuple[Array, Array]:
         product = entry(before, here) * low
         root = _root(half * half + product)
         far = half + jnp.where(jnp.real(jnp.conj(half) * root) < 0, -root, root)
-        near = (
-            jnp.conj(far) * product * (1 / jnp.where(_square(far) > 0, _square(far), 1))
-        )  # corner + far, corner - near
+        near = jnp.conj(far) * product * (1 / jnp.where(_square(far) > 0, _square(far), 1))  # corner + far or - near
         return corner + jnp.where(count % 8 == 7, _modulus(low), -near)
 
     def rotate_rows(upper: Array, below: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array, Array]]:

@@ -18,10 +18,10 @@ from deq_nc.config import EquilibriumConfig
 from deq_nc.equilibrium.choice import chosen
 from deq_nc.equilibrium.gradients import Gradient
 from deq_nc.equilibrium.iterate import Solver
-from deq_nc.equilibrium.krylov import gmres, refine
+from deq_nc.equilibrium.krylov import Operator, gmres, refine
 from deq_nc.equilibrium.layer import equilibrium
 from deq_nc.equilibrium.rows import EXACT
-from deq_nc.equilibrium.spectrum import Operator, arnoldi, power, row_products
+from deq_nc.equilibrium.spectrum import arnoldi, power, row_products
 from deq_nc.equilibrium.state import rows_of
 
 PyTree = Any

@@ -14,12 +14,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from deq_nc.equilibrium.hessenberg import eigen
-from deq_nc.equilibrium.krylov import orthogonalise
+from deq_nc.equilibrium.krylov import Operator, orthogonalise
 from deq_nc.equilibrium.rows import EXACT, row_norm
 from deq_nc.equilibrium.state import rows_of
 
 PyTree = Any
-Operator = Callable[[Array], Array]
 
 
 class Radius(NamedTuple):

@@ -3,11 +3,10 @@
 What belongs here: mathematics of min CE(W A(V) H0) for linear arms, in float64, from numbers to numbers. No data, no
 training, no plots. Formulation and proofs: docs/theory.md ("our formulation" throughout).
 
-    closed_forms  balanced optima (both losses and constraints), SELI          optimum, step_imbalance  a step
-    thresholds    R0, its asymptotes, weight decay                         nuclear  any counts, with a gap
-    arms          A(V), scales and budgets of the arms                     minima   direct minimisation
-    bridge        measured beside predicted                                phase    vectorised diagrams
-    checks, roots, descent  what these share, with deq_nc/geometry.py      command  `deq-nc theory`
+    closed_forms  balanced optima of both losses and constraints, SELI   optimum, step_imbalance  two levels of counts
+    thresholds    R0, its asymptotes, weight decay                       nuclear                  any counts, with a gap
+    arms          A(V), scales and budgets of the arms                   minima                   direct minimisation
+    bridge        measured beside predicted                              checks, roots, descent   what these share
 """
 
 from deq_nc.theory.arms import ARMS, Budget, arm_scale, budget_spent

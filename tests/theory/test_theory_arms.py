@@ -18,7 +18,7 @@ from deq_nc.theory import (
     minimise,
     step_optimum,
 )
-from deq_nc.theory.phase import cosine_curves, duality_map, frobenius_map, optimum_map, threshold_map
+from experiments.phase import cosine_curves, duality_map, frobenius_map, optimum_map, threshold_map
 
 S5 = math.sqrt(5)
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from deq_nc.cli.theory import TheoryOptions, run
 from deq_nc.theory import ARMS, arm_scale, bridge, collapse_threshold, counts_optimum, step_optimum
-from deq_nc.theory.command import TheoryOptions, run
 
 
 def factors(Z, dim, e_w, e_h, seed=0):
