@@ -25,7 +25,7 @@ Gradient = Literal["implicit", "jfb", "phantom", "unrolled"]
 Adjoint = Literal["anderson", "neumann", "gmres", "bicgstab", "normal_cg"]
 Imbalance = Literal["none", "step", "longtail"]
 Encoder = Literal["conv", "resnet18", "identity"]
-Cell = Literal["conv", "dense", "linear", "monotone", "monotone_conv", "multiscale"]
+CellName = Literal["conv", "dense", "linear", "monotone", "monotone_conv", "multiscale"]
 Norm = Literal["batch", "group"]
 CellNorm = Literal["none", "batch"]
 Dtype = Literal["float32", "bfloat16"]
@@ -162,7 +162,7 @@ class ModelConfig:
     encoder: Encoder = "conv"
     norm: Norm = "batch"
     width: int = 32  # channels of the first encoder stage
-    cell: Cell = "dense"
+    cell: CellName = "dense"
     features: int = 64  # D, channels of H0 and z
     inner: int = 64  # width inside the cell
     depth: int = 1  # layers of the explicit and residual arms (the inner width is divided by it)

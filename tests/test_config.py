@@ -59,11 +59,11 @@ def test_a_file_of_other_types_is_refused_by_name(text):
 def test_the_names_of_losses_cells_and_encoders_are_those_the_options_list():
     from typing import get_args
 
-    from deq_nc.config import Cell, Encoder, Loss
+    from deq_nc.config import CellName, Encoder, Loss
     from deq_nc.losses import LOSSES
     from deq_nc.models import CELLS
     from deq_nc.models.encoders import ENCODERS
 
     assert set(LOSSES) == set(get_args(Loss))
-    assert set(CELLS) == set(get_args(Cell))
+    assert set(CELLS) == set(get_args(CellName))
     assert set(ENCODERS) == set(get_args(Encoder))

@@ -133,8 +133,8 @@ def _crc_of_file(path: Path) -> int:
     regular(path)
     crc = 0
     with path.open("rb", buffering=0) as file:
-        while block := file.read(1 << 20):
-            crc = zlib.crc32(block, crc)
+        while chunk := file.read(1 << 20):
+            crc = zlib.crc32(chunk, crc)
     return crc
 
 

@@ -144,10 +144,10 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
     height = min(max((1 << 22) // rows.shape[1], 1), 1 << 15)  # 2^15 squares of at most 65,025 fit into uint32
     for start in range(0, len(rows), height):
-        block = rows[start : start + height].astype(np.uint16)  # 255^2 fits; 12 times faster than summing int64
-        total += block.sum(axis=0, dtype=np.uint32).reshape(-1, channels).sum(axis=0, dtype=np.int64)
-        np.square(block, out=block)
-        squares += block.sum(axis=0, dtype=np.uint32).reshape(-1, channels).sum(axis=0, dtype=np.int64)
+        chunk = rows[start : start + height].astype(np.uint16)  # 255^2 fits; 12 times faster than summing int64
+        total += chunk.sum(axis=0, dtype=np.uint32).reshape(-1, channels).sum(axis=0, dtype=np.int64)
+        np.square(chunk, out=chunk)
+        squares += chunk.sum(axis=0, dtype=np.uint32).reshape(-1, channels).sum(axis=0, dtype=np.int64)
     count = images.size // channels
     mean = total / count
     variance = np.maximum(squares / count - mean**2, 0)

@@ -5,7 +5,7 @@ weights), `network` (encoder -> arm -> pooled features -> classifier), `norms` a
 contraction and its loops fast).
 """
 
-from deq_nc.models.cells import CELLS, Cell
+from deq_nc.models.cells import CELLS, CellKind
 from deq_nc.models.network import Network, Output, Problem, count_parameters
 
-__all__ = ["CELLS", "Cell", "Network", "Output", "Problem", "count_parameters"]
+__all__ = ["CELLS", "CellKind", "Network", "Output", "Problem", "count_parameters"]

@@ -28,7 +28,7 @@ Array = jax.Array
 State = Any  # a pytree of [B, ...]; one array for all cells but multiscale
 
 
-class Cell(NamedTuple):
+class CellKind(NamedTuple):
     """A kind of cell: `weights(features, inner, gain)` makes the module whose call on x returns theta."""
 
     weights: Callable[..., nn.Module]
@@ -127,11 +127,11 @@ def convolutional(z: Array, theta: dict[str, Array]) -> Array:
     return conv(hidden * theta["keep"] if "keep" in theta else hidden, theta["v"])
 
 
-CELLS: dict[str, Cell] = {
-    "dense": Cell(DenseWeights, dense, spatial=False),
-    "linear": Cell(LinearWeights, linear, spatial=False),
-    "conv": Cell(ConvWeights, convolutional, spatial=True),
-    "monotone": Cell(
+CELLS: dict[str, CellKind] = {
+    "dense": CellKind(DenseWeights, dense, spatial=False),
+    "linear": CellKind(LinearWeights, linear, spatial=False),
+    "conv": CellKind(ConvWeights, convolutional, spatial=True),
+    "monotone": CellKind(
         monotone.DenseWeights,
         monotone.reflected,
         spatial=False,
@@ -139,7 +139,7 @@ CELLS: dict[str, Cell] = {
         drive=monotone.drive,
         read=jax.nn.relu,
     ),
-    "monotone_conv": Cell(
+    "monotone_conv": CellKind(
         monotone.ConvWeights,
         monotone.reflected_conv,
         spatial=True,
@@ -147,7 +147,7 @@ CELLS: dict[str, Cell] = {
         drive=monotone.drive_conv,
         read=jax.nn.relu,
     ),
-    "multiscale": Cell(multiscale.Weights, multiscale.multiscale, spatial=True, start=multiscale.scales),
+    "multiscale": CellKind(multiscale.Weights, multiscale.multiscale, spatial=True, start=multiscale.scales),
 }
 
 

@@ -113,10 +113,10 @@ def layer(z: Array, theta: dict[str, Array]) -> Array:
     return jax.nn.relu(z @ theta["w"] + theta["b"][None])
 
 
-def circular(z: Array, blocks: Array) -> Array:
-    """z [B, h, w, D] convolved circularly with the kernel whose blocks [h, w // 2 + 1, D, D'] are given."""
+def circular(z: Array, matrices: Array) -> Array:
+    """z [B, h, w, D] convolved circularly with the kernel whose matrices [h, w // 2 + 1, D, D'] are given."""
     spectrum = jnp.fft.rfft2(z, axes=(1, 2))
-    return jnp.fft.irfft2(jnp.einsum("bhwc,hwcd->bhwd", spectrum, blocks), z.shape[1:3], axes=(1, 2))
+    return jnp.fft.irfft2(jnp.einsum("bhwc,hwcd->bhwd", spectrum, matrices), z.shape[1:3], axes=(1, 2))
 
 
 def reflected_conv(u: Array, theta: dict[str, Array]) -> Array:

@@ -28,11 +28,11 @@ def conv_spectral_bound(kernel: Array, size: tuple[int, int], iterations: int = 
     """Bound of x -> conv(x, kernel) on [size, Cin] with zero padding, kernel [kh, kw, Cin, Cout] -> scalar.
 
     A zero-padded convolution is a block of the circular one on a grid larger by the kernel less one, and that is block
-    diagonal in Fourier space: the bound is the largest over frequencies of the Cin x Cout blocks' bounds.
+    diagonal in Fourier space: the bound is the largest over frequencies of the Cin x Cout matrices' bounds.
     """
     grid = [n + k - 1 for n, k in zip(size, kernel.shape[:2])]
-    blocks = jnp.fft.rfft2(kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)), grid, axes=(0, 1))
-    return jnp.max(spectral_bound(blocks, iterations)).astype(kernel.dtype)
+    matrices = jnp.fft.rfft2(kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)), grid, axes=(0, 1))
+    return jnp.max(spectral_bound(matrices, iterations)).astype(kernel.dtype)
 
 
 def _frobenius(g: Array) -> Array:

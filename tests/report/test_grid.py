@@ -14,8 +14,8 @@ from scipy import stats
 from deq_nc.report import ReportError, read, report, summary, tables
 from deq_nc.report.pages.remarks import remarks, title
 from deq_nc.report.pages.texts import texts
+from deq_nc.report.tables.intervals import Interval, interval
 from deq_nc.report.tables.latex import escape, number
-from deq_nc.report.tables.statistics import Interval, interval
 from deq_nc.report.tables.table import Entry
 
 from .folders import make_run

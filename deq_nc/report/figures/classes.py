@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from deq_nc.names import figure as figure_text
 from deq_nc.report.figures.style import Picture, bar_style, new_figure, picture
 from deq_nc.report.read.run import Run, by_arm
-from deq_nc.report.tables.statistics import interval
+from deq_nc.report.tables.intervals import interval
 
 LABELLED = 20  # more classes than this: no names in a figure
 ANNOTATED = 10  # more classes than this: no number of each class, or pair, in a figure

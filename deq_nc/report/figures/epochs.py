@@ -13,8 +13,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 
 from deq_nc.report.figures.style import DASHES, GREY, Picture, arm_legend, arm_style, new_figure, picture
 from deq_nc.report.read.run import Run, by_arm
+from deq_nc.report.tables.intervals import BAND_SEEDS, Curve, curve
 from deq_nc.report.tables.quantities import COSINES, NORMS, quantity
-from deq_nc.report.tables.statistics import BAND_SEEDS, Curve, curve
 
 SEEDS_NOTE = (
     "Line: mean over seeds (of the logarithm on a log axis); thin lines: single seeds; band: 95 % t-interval, from "

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from deq_nc.names import figure as figure_text
-from deq_nc.report.figures.ratios import WIDTH, blocks
+from deq_nc.report.figures.ratios import WIDTH, by_panel
 from deq_nc.report.figures.style import Picture, arm_style, bar_style, new_figure, picture
 from deq_nc.report.read import Study
 from deq_nc.runs import Setting
@@ -18,7 +18,7 @@ def pictures(study: Study) -> list[Picture]:
 
 def _amplification(study: Study) -> list[Picture]:
     """Feature norm against minority accuracy, a marker per run, a panel per setting."""
-    rows = {name: [s for s in settings if _points(study, s)] for name, settings in blocks(study).items()}
+    rows = {name: [s for s in settings if _points(study, s)] for name, settings in by_panel(study).items()}
     rows = {name: settings for name, settings in rows.items() if settings}
     if not rows:
         return []

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from deq_nc.report.figures.style import DASHES, GREY, Picture, arm_legend, arm_style, new_figure, picture
 from deq_nc.report.read import Study
 from deq_nc.report.tables.contents import ACCURACY, WHY, difference, pairs
-from deq_nc.report.tables.statistics import BAND_SEEDS, Interval
+from deq_nc.report.tables.intervals import BAND_SEEDS, Interval
 from deq_nc.report.tables.table import PERCENT, mean, paired
 from deq_nc.runs import Setting
 
@@ -22,7 +22,7 @@ WIDTH = 7.0  # inches at least: the legend of four arms and a reference
 SHIFT = 0.09  # between arms, of the step from one R to the next
 
 
-def blocks(study: Study) -> dict[str, list[Setting]]:
+def by_panel(study: Study) -> dict[str, list[Setting]]:
     """The imbalanced settings by the panel they share; a panel without a finished run is left out."""
     out: dict[str, list[Setting]] = {}
     for setting in study.settings:
@@ -64,7 +64,7 @@ def ratio_figure(
     study: Study, rows: Sequence[tuple[str, str, float | None]], height: float, reference: str = ""
 ) -> Figure | None:
     """Rows (key, label of the axis, level of a dashed line) by panels of one KA; None where nothing was measured."""
-    columns, rows = blocks(study), [row for row in rows if _has(study, row[0])]
+    columns, rows = by_panel(study), [row for row in rows if _has(study, row[0])]
     if not columns or not rows:
         return None
     figure = new_figure(max(WIDTH, 3.6 * len(columns)), height * len(rows) + 0.45)

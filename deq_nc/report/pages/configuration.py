@@ -24,7 +24,7 @@ def configuration(study: Study) -> list[Section]:
         if isinstance(fields, dict):
             shared[part] = {key: value for key, value in fields.items() if f"{part}.{key}" not in hidden}
     differ = "arm, seed and imbalance" if study.many else "arm and seed"
-    blocks = [
+    parts = [
         html.words(f"Every run shares it; the runs differ in {differ}. Fields that differ from the defaults:"),
         html.table(["field", "here", "default"], rows or [["none", "", ""]]),
         html.fold("Full configuration", html.tag("pre", json.dumps(shared, indent=2))),
@@ -37,11 +37,11 @@ def configuration(study: Study) -> list[Section]:
         ]
         heading, looks = ["arm", "seed", "state", "device", "versions"], dict.fromkeys((2, 3, 4), "words")
         runs = Section("runs", "Runs and versions", [html.table(heading, made, looks)])
-        return [Section("configuration", "Configuration", blocks), runs]
+        return [Section("configuration", "Configuration", parts), runs]
     devices = "; ".join(sorted({summary.get("device") or "unknown" for run, summary in summaries if run.finished}))
     versions = next((found for _, summary in summaries if (found := _versions(summary))), "–")
-    blocks.append(html.words(f"Devices: {devices or '–'}. Versions: {versions}.", note=True))
-    return [Section("configuration", "Configuration", blocks)]
+    parts.append(html.words(f"Devices: {devices or '–'}. Versions: {versions}.", note=True))
+    return [Section("configuration", "Configuration", parts)]
 
 
 def _versions(summary: dict[str, Any]) -> str:

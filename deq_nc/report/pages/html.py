@@ -22,7 +22,7 @@ class Section(NamedTuple):
 
     name: str
     title: str
-    blocks: Sequence[Markup]
+    parts: Sequence[Markup]
     link: str = ""
 
 
@@ -47,9 +47,9 @@ def shown(picture: Picture, *, titled: bool = True) -> Markup:
     return tag("figure", image, tag("figcaption", *title, picture.caption))
 
 
-def fold(summary: str, *blocks: Markup) -> Markup:
-    """Blocks that open on a click."""
-    return tag("details", tag("summary", summary), *blocks)
+def fold(summary: str, *parts: Markup) -> Markup:
+    """Parts that open on a click."""
+    return tag("details", tag("summary", summary), *parts)
 
 
 def cells(heading: Sequence[str], rows: Sequence[Sequence[str]], looks: Mapping[int, str] = PLAIN) -> Markup:

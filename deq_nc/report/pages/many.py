@@ -44,17 +44,17 @@ def sections(study: Study, tables: Tables, figures: Figures, remarks: Sequence[s
     for name, title, text, drawn, group, folded in SECTIONS:
         found, shown = tables[group], [html.shown(figures[each]) for each in drawn if each in figures]
         said = f"{text} {comparisons(found, COMPARED[group])}" if group in COMPARED else text
-        if name == "answer":  # the numbers first, a table a block of settings
+        if name == "answer":  # the numbers first, a table a group of settings
             notes = [html.words(found[-1].note, note=True)] if found else []
-            blocks = [*(html.sheet(html.titled_cells(table, note=False)) for table in found), *notes, *shown]
+            parts = [*(html.sheet(html.titled_cells(table, note=False)) for table in found), *notes, *shown]
         elif found:
             numbers = [html.sheet(*map(html.titled_cells, found)), html.words(SEEDS, note=True)]
             titles = "Numbers: " + ", ".join(table.title for table in found)
-            blocks = [*shown, html.fold(titles, *numbers)] if folded else [*shown, *numbers]
+            parts = [*shown, html.fold(titles, *numbers)] if folded else [*shown, *numbers]
         else:
-            blocks = shown
-        if blocks:
-            out.append(Section(name, title, [html.words(said), *blocks]))
+            parts = shown
+        if parts:
+            out.append(Section(name, title, [html.words(said), *parts]))
     out.append(Section("settings", "Setting by setting", [_details(setting, figures) for setting in study.runs]))
     return out
 
@@ -69,12 +69,12 @@ def _runs(study: Study, remarks: Sequence[str]) -> list[Markup]:
         kept = next((run.summary["train_counts"] for run in runs if (run.summary or {}).get("train_counts")), None)
         if kept is not None:
             counts.append([setting.title, str(runs[0].epochs), f"{sum(kept):,}", ", ".join(map(str, kept))])
-    said = html.remarks(remarks) if remarks else html.words("Every cell of the grid has finished.")
-    blocks = [said, html.table(["finished runs", *study.arms], coverage)]
+    said = html.remarks(remarks) if remarks else html.words("Every run of the grid has finished.")
+    parts = [said, html.table(["finished runs", *study.arms], coverage)]
     if counts:
         table = html.table(["setting", "epochs", "images", "per class"], counts, {3: "words"})
-        blocks.append(html.fold("Training images and epochs", table))
-    return blocks
+        parts.append(html.fold("Training images and epochs", table))
+    return parts
 
 
 def _details(setting: Setting, figures: Figures) -> Markup:

@@ -44,7 +44,7 @@ def sections(study: Study, tables: Tables, figures: Figures, remarks: Sequence[s
         Section("theory", "Beside the layer-peeled optimum", _optimum(runs), link="Beside the theory"),
         Section("classes", "Classes", _classes(runs)),
     ]
-    return [*head, *shown.values(), *(section for section in tail if section.blocks)]
+    return [*head, *shown.values(), *(section for section in tail if section.parts)]
 
 
 def _layers(runs: Sequence[Run]) -> list[Markup]:
@@ -58,7 +58,7 @@ def _layers(runs: Sequence[Run]) -> list[Markup]:
 
 
 def _optimum(runs: Sequence[Run]) -> list[Markup]:
-    found = [block for run in firsts(runs, "analysis") for block in _prediction(run)]
+    found = [part for run in firsts(runs, "analysis") for part in _prediction(run)]
     return [html.words(OPTIMUM), *found] if found else []
 
 

@@ -1,6 +1,6 @@
 """A study -> its tables, each made once.
 
-`quantities` names what is shown, `statistics` averages over seeds, `table` is the one type (Markdown, CSV; `latex`),
+`quantities` names what is shown, `intervals` averages over seeds, `table` is the one type (Markdown, CSV; `latex`),
 `contents` says which tables a page has.
 """
 

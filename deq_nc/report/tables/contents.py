@@ -92,11 +92,11 @@ def _accuracy(study: Study) -> list[Table]:
     note = "Mean ± half of the 95 % t-interval over seeds; (3/5): three of five seeds are in."
     if which := "; ".join(f"{difference(pair)}: {WHY[pair[1]]}" for pair in pairs(study)):
         note += f" Differences are paired by seed, in percentage points ({which}); * : the interval excludes 0."
-    blocks: dict[str, list[Setting]] = {}
+    groups: dict[str, list[Setting]] = {}
     for setting in study.settings:
-        blocks.setdefault(setting.block, []).append(setting)
+        groups.setdefault(setting.block, []).append(setting)
     out = []
-    for block, settings in blocks.items():
+    for group, settings in groups.items():
         balanced = settings[0].kind == "none"
         stubs, imbalanced = (("classes",), "") if balanced else (("R", "classes"), "imbalanced, ")
         lines = [
@@ -104,8 +104,8 @@ def _accuracy(study: Study) -> list[Table]:
             for setting in settings
             for key, name in ACCURACY.items()
         ]
-        name = "accuracy-" + block.lower().replace(" = ", "").replace(" ", "-")
-        title = f"Test accuracy (%), {imbalanced}{block}"
+        name = "accuracy-" + group.lower().replace(" = ", "").replace(" ", "-")
+        title = f"Test accuracy (%), {imbalanced}{group}"
         out.append(_by_arm(study, name, title, note, stubs, lines, pairs(study)))
     return out
 

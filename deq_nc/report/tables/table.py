@@ -11,8 +11,8 @@ from typing import Any
 
 from deq_nc.names import csv_cell, markdown
 from deq_nc.report.read import Study
+from deq_nc.report.tables.intervals import Interval, interval
 from deq_nc.report.tables.quantities import quantity
-from deq_nc.report.tables.statistics import Interval, interval
 from deq_nc.runs import Setting
 
 PERCENT = frozenset(("test_accuracy", "test_accuracy_majority", "test_accuracy_minority"))  # files keep the share

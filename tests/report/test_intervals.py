@@ -9,7 +9,7 @@ from deq_nc.report import read
 from deq_nc.report.figures.epochs import terminal_epoch
 from deq_nc.report.figures.gram import cosines
 from deq_nc.report.figures.style import ARM_STYLE
-from deq_nc.report.tables.statistics import curve, interval
+from deq_nc.report.tables.intervals import curve, interval
 from deq_nc.report.tables.table import with_half
 
 from .folders import make_run
