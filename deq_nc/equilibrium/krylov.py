@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from deq_nc.equilibrium.iterate import Solved
-from deq_nc.equilibrium.rows import EXACT, blank, inverse, ratio, row_norm, unit
+from deq_nc.equilibrium.rows import EXACT, blank, inverse, keep_rows, ratio, row_norm, unit
 
 Operator = Callable[[Array], Array]
 Inner = Callable[[Operator, Array, Array, Array], tuple[Array, Array]]  # (A, r, goal [B], budget [B]) -> (du, products)
@@ -109,18 +109,9 @@ def bicgstab(A: Operator, r0: Array, goal: Array, budget: Array) -> tuple[Array,
         p_next = r_next + beta * (p - omega * v)
         products = products + jnp.where(active, 2, 0)
         size = row_norm(r_next)
-        fine = active & jnp.isfinite(size) & (row_norm(p_next) > 0)
         keep = active & jnp.isfinite(size)
-        go = fine & (size > goal) & (products + 2 <= budget)
-        pick = lambda new, old, mask: jnp.where(mask[:, None], new, old)  # noqa: E731
-        return (
-            pick(du_next, du, keep),
-            pick(r_next, r, keep),
-            pick(p_next, p, keep),
-            jnp.where(keep, rho_next, rho),
-            products,
-            go,
-        )
+        go = keep & (row_norm(p_next) > 0) & (size > goal) & (products + 2 <= budget)
+        return *keep_rows(keep, (du_next, r_next, p_next, rho_next), (du, r, p, rho)), products, go
 
     start = (jnp.zeros_like(r0), r0, r0, dot(r0, r0), jnp.zeros_like(budget), (budget >= 2) & (row_norm(r0) > 0))
     out = lax.while_loop(lambda c: jnp.any(c[-1]), body, start)
@@ -131,31 +122,20 @@ def normal_cg(A: Operator, r0: Array, goal: Array, budget: Array) -> tuple[Array
     """Conjugate gradients on A^T A du = A^T r: two products a step and the square of A's condition number."""
     transpose = jax.linear_transpose(A, r0)
 
-    def At(v: Array) -> Array:
-        return transpose(v)[0]
-
     def body(c):
         du, r, p, gamma, products, active = c
         q = A(p)
         alpha = divide(gamma, dot(q, q))[:, None]
         du_next, r_next = du + alpha * p, r - alpha * q
-        s = At(r_next)
+        s = transpose(r_next)[0]
         gamma_next = dot(s, s)
         p_next = s + divide(gamma_next, gamma)[:, None] * p
         products = products + jnp.where(active, 2, 0)
         keep = active & jnp.isfinite(gamma_next)
         go = keep & (row_norm(r_next) > goal) & (gamma_next > 0) & (products + 2 <= budget)
-        pick = lambda new, old: jnp.where(keep[:, None], new, old)  # noqa: E731
-        return (
-            pick(du_next, du),
-            pick(r_next, r),
-            pick(p_next, p),
-            jnp.where(keep, gamma_next, gamma),
-            products,
-            go,
-        )
+        return *keep_rows(keep, (du_next, r_next, p_next, gamma_next), (du, r, p, gamma)), products, go
 
-    s = At(r0)
+    s = transpose(r0)[0]
     start = (jnp.zeros_like(r0), r0, s, dot(s, s), jnp.ones_like(budget), (budget >= 3) & (dot(s, s) > 0))
     out = lax.while_loop(lambda c: jnp.any(c[-1]), body, start)
     return out[0], out[4]
@@ -190,15 +170,10 @@ def gmres(A: Operator, r0: Array, goal: Array, budget: Array) -> tuple[Array, Ar
         keep = c.active & (radius > 0) & jnp.isfinite(radius)
         products = c.products + jnp.where(c.active, 1, 0)
         estimate = size * jnp.abs(_at(turn[:, :, 0], c.j + 1))
-        pick = lambda new, old: jnp.where(keep[:, None, None], new, old)  # noqa: E731
-        return Carry(
-            j=c.j + 1,
-            q=lax.dynamic_update_index_in_dim(c.q, w, c.j + 1, 1),
-            triangle=pick(lax.dynamic_update_index_in_dim(c.triangle, column, c.j, 2), c.triangle),
-            turn=pick(turn, c.turn),
-            products=products,
-            active=keep & (estimate > goal) & (products < budget),
-        )
+        triangle = lax.dynamic_update_index_in_dim(c.triangle, column, c.j, 2)
+        triangle, turn = keep_rows(keep, (triangle, turn), (c.triangle, c.turn))
+        q = lax.dynamic_update_index_in_dim(c.q, w, c.j + 1, 1)
+        return Carry(c.j + 1, q, triangle, turn, products, keep & (estimate > goal) & (products < budget))
 
     eye = jnp.eye(m + 1, dtype=r0.dtype)
     start = Carry(
