@@ -12,7 +12,7 @@ import numpy as np
 
 from deq_nc.config import DataConfig
 from deq_nc.data.digits import load_digits
-from deq_nc.data.folder import load_folder
+from deq_nc.data.image_folder import load_folder
 from deq_nc.data.imbalance import balanced_counts, check_majority, class_order, longtail_counts, step_counts, subset
 from deq_nc.data.source import DataError, Source
 from deq_nc.data.synthetic import load_synthetic

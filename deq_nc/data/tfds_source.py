@@ -20,7 +20,7 @@ import numpy as np
 from deq_nc.data import pixels
 from deq_nc.data.cache import cache_roots, cached, log
 from deq_nc.data.files import home, reason
-from deq_nc.data.folder import SPLIT_SEED, TEST_FRACTION
+from deq_nc.data.image_folder import SPLIT_SEED, TEST_FRACTION
 from deq_nc.data.source import DataError, Source, stratified_split
 from deq_nc.data.tfds_check import check_builder, check_classes, check_folder
 from deq_nc.names import printable

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deq_nc.geometry import block_cosines, centre_gram, nc2, nc3, shape_distance
+from deq_nc.geometry import block_cosines, centre_gram, nc2, nc3, shape_distance, simplex
 from deq_nc.theory.arms import ARMS, implied_gain
 from deq_nc.theory.checks import require, require_counts, require_dim, require_one_of
 from deq_nc.theory.closed_forms import balanced_optimum, seli
@@ -141,8 +141,7 @@ def _predict(n: np.ndarray, big: np.ndarray, s: float):
     """(loss, W W^T, H^T H, Z, R0) of the norm-constrained optimum for these counts, in the order of the classes."""
     k, levels = n.size, np.unique(n)
     if levels.size == 1:
-        etf = np.eye(k) - 1 / k
-        gram = etf * k * s / (k - 1)
+        gram = simplex(np.ones(k)) * k * s / (k - 1)
         return balanced_optimum(k, s), gram, gram, gram, None
     if levels.size > 2 or big.all():
         o = counts_optimum(n, s, tol=1e-6, max_steps=5000)  # a table shows four digits

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deq_nc.geometry import simplex
 from deq_nc.theory.checks import float64, require, require_counts, require_dim, require_scale
 from deq_nc.theory.descent import cross_entropies, onto_nuclear_ball, projected_descent
 
@@ -60,7 +61,7 @@ def _solve(pi, scale, tol, max_steps):
         value, gap = _certificate(f, z, budget)
         return gap <= tol * value
 
-    z0 = scale * k / (k - 1) * (jnp.eye(k) - 1 / k)  # the ETF of this budget
+    z0 = scale * k / (k - 1) * simplex(jnp.ones(k))  # the ETF of this budget
     z, _, steps = projected_descent(f, lambda z: onto_nuclear_ball(z, budget), z0, max_steps, finished)
     return z, *_certificate(f, z, budget), steps
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from deq_nc.geometry import simplex
 from deq_nc.theory.checks import require
 
 
@@ -98,8 +99,8 @@ class StepOptimum:
         ka, kb = sizes = int(self.majority), int(self.minority)
         k = ka + kb
         inside = np.zeros((k, k))
-        inside[:ka, :ka] = self.a1 * (np.eye(ka) - 1 / ka)
-        inside[ka:, ka:] = self.e1 * (np.eye(kb) - 1 / kb)
+        inside[:ka, :ka] = self.a1 * simplex(np.ones(ka))
+        inside[ka:, ka:] = self.e1 * simplex(np.ones(kb))
         left = np.repeat([np.sqrt(kb / k / ka), -np.sqrt(ka / k / kb)], sizes)
         return inside, left, np.repeat([self.vA / np.sqrt(ka), self.vB / np.sqrt(kb)], sizes)
 

@@ -18,7 +18,7 @@ from deq_nc.config import ConfigError, Experiment
 from deq_nc.data import DataError, load
 from deq_nc.runs import RunFolder
 from deq_nc.sweep import Outcome, check, execute, grid, sweep
-from deq_nc.sweep.run import CACHE
+from deq_nc.sweep.execute import CACHE
 from deq_nc.sweep.status import Watch, read
 from deq_nc.training.progress import Display
 
