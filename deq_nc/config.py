@@ -9,9 +9,7 @@ Types are checked by the annotations, ranges by each class.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import math
 import operator
 import re
 import types
@@ -55,14 +53,9 @@ def _require(ok: bool, name: str, expected: str, came: Any, do: str) -> None:
         raise ConfigError(f"{name}: expected {expected}, got {came!r}. {do}")
 
 
-@functools.cache
-def _kinds(config: type) -> dict[str, Any]:
-    return get_type_hints(config)
-
-
 def _check_types(config: Any, prefix: str) -> None:
     """Every field of `config` by its annotation: integers are integers, numbers finite, names known."""
-    for name, kind in _kinds(type(config)).items():
+    for name, kind in get_type_hints(type(config)).items():
         came, name = getattr(config, name), prefix + name
         if get_origin(kind) is types.UnionType:  # KIND | None
             if came is None:
@@ -75,7 +68,7 @@ def _check_types(config: Any, prefix: str) -> None:
             ok = isinstance(came, Integral) and not isinstance(came, bool)
             _require(ok and -INTEGERS < came < INTEGERS, name, "an integer below 2^31", came, "jax counts in 32 bits.")
         elif kind is float:
-            ok = isinstance(came, Real) and not isinstance(came, bool) and math.isfinite(came) and abs(came) <= FLOATS
+            ok = isinstance(came, Real) and not isinstance(came, bool) and abs(float(came)) <= FLOATS
             _require(ok, name, "a finite number", came, "float32 ends at 3.4e38.")
         else:
             _require(isinstance(came, kind), name, f"a {kind.__name__}", came, "See `deq-nc train --help`.")

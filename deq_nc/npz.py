@@ -15,7 +15,7 @@ import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -139,7 +139,7 @@ class Npz(Mapping[str, np.ndarray]):
             raise NpzError(f"{self.path}: {what} is damaged ({reason}). Write the file again.") from error
 
 
-def _checked_header(file: BinaryIO, member: zipfile.ZipInfo) -> Header:
+def _checked_header(file: IO[bytes], member: zipfile.ZipInfo) -> Header:
     """The header at the start of a member, which must account for every byte of it. Raises anything for damage."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"expected it stored or deflated, got zip method {member.compress_type}")
@@ -167,9 +167,9 @@ def _checked_header(file: BinaryIO, member: zipfile.ZipInfo) -> Header:
     return header
 
 
-def _read(file: BinaryIO, header: Header) -> np.ndarray:
+def _read(file: Any, header: Header) -> np.ndarray:
     flat = np.empty(math.prod(header.shape), header.stored)
-    data = memoryview(flat.view(np.uint8) if flat.size else np.empty(0, np.uint8))
+    data = (flat.view(np.uint8) if flat.size else np.empty(0, np.uint8)).data
     done = 0
     while done < len(data):
         if not (got := file.readinto(data[done : done + CHUNK])):

@@ -18,5 +18,25 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+import jaxtyping
+import pytest
+
+import tests.checking  # noqa: F401 - the hook takes it from `tests`
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# deq_nc.config checks its own values: a field that takes another type than it names is its business, and is tested.
+jaxtyping.install_import_hook(
+    [f"deq_nc.{room}" for room in ("losses", "npz", "sample", "equilibrium", "collapse", "theory", "models", "data")]
+    + [f"deq_nc.{room}" for room in ("runs", "training", "sweep", "report")],
+    "tests.checking.checked",
+)
+
+
+@pytest.fixture(autouse=True)
+def _unchecked(request):
+    """A test marked `other_types` hands in what annotations exclude on purpose, to see the library's own refusal."""
+    marked = request.node.get_closest_marker("other_types") is not None
+    jaxtyping.config.update("jaxtyping_disable", marked)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -37,10 +37,10 @@ def data_command(arguments: list[str]) -> int:
         return 0 if arguments else 2
     action, rest = arguments[0], arguments[1:]
     if action == "prepare":
-        options = tyro.cli(PrepareOptions, args=rest, prog="deq-nc data prepare")
+        wanted = tyro.cli(PrepareOptions, args=rest, prog="deq-nc data prepare")
         from deq_nc.data.prepare import prepare
 
-        print(f"prepared: {prepare(options.name, options.data_dir, options.archive)}")
+        print(f"prepared: {prepare(wanted.name, wanted.data_dir, wanted.archive)}")
     elif action == "list":
         options = tyro.cli(ListOptions, args=rest, prog="deq-nc data list")
         from deq_nc.data.tfds_source import EMBEDDED, PREPARABLE, data_dir, prepared

@@ -51,8 +51,8 @@ def read_archive(path: Path, prefix: str, names: list[str]) -> dict[str, bytes]:
                 place = PurePosixPath(member.name)
                 if place.is_absolute() or ".." in place.parts or not (member.isfile() or member.isdir()):
                     raise DataError(f"{path} is refused: its member {member.name!r} is a link or leads outside.")
-                if member.isfile() and str(place) in wanted:
-                    files[wanted[str(place)]] = archive.extractfile(member).read()
+                if str(place) in wanted and (file := archive.extractfile(member)):
+                    files[wanted[str(place)]] = file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(f"{path} is not a readable tar archive ({error}). Download it again.") from error
     if missing := [p for p, name in wanted.items() if name not in files]:

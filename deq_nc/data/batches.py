@@ -17,14 +17,15 @@ from deq_nc.config import Augment
 from deq_nc.data.source import DataError
 
 AUGMENTATIONS = get_args(Augment)
+Array = jax.Array | np.ndarray
 
 
 class Batch(NamedTuple):
     """image float32 [B, H, W, C] normalised; label int32 [B]; mask bool [B], False for a filler of the last batch."""
 
-    image: jax.Array
-    label: jax.Array
-    mask: jax.Array
+    image: Array
+    label: Array
+    mask: Array
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
@@ -43,13 +44,13 @@ def epoch_permutation(key: jax.Array, size: int) -> jax.Array:
 
 
 def take(
-    images: jax.Array,
-    labels: jax.Array,
-    permutation: jax.Array,
-    step: jax.Array | int,
+    images: Array,
+    labels: Array,
+    permutation: Array,
+    step: Array | int,
     batch_size: int,
-    mean: jax.Array,
-    std: jax.Array,
+    mean: Array,
+    std: Array,
     key: jax.Array | None = None,
     kind: str = "none",
 ) -> Batch:
@@ -65,29 +66,31 @@ def take(
 
 
 def gather(
-    images: jax.Array,
-    labels: jax.Array,
-    index: jax.Array,
-    mask: jax.Array,
-    mean: jax.Array,
-    std: jax.Array,
+    images: Array,
+    labels: Array,
+    index: Array,
+    mask: Array,
+    mean: Array,
+    std: Array,
     key: jax.Array | None = None,
     kind: str = "none",
 ) -> Batch:
     """The batch of examples `index` int32 [B]; for evaluation, over the rows of `padded_batches`."""
     image = images[index]
     if kind != "none":
+        if key is None:
+            raise DataError(f"data.augment: {kind} draws at random: expected a key, got None. Pass a jax.random.key.")
         image = augment(key, image, kind)
     return Batch(normalise(image, mean, std), labels[index], mask)
 
 
-def normalise(image: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+def normalise(image: Array, mean: Array, std: Array) -> Array:
     """(image / 255 - mean) / std as float32; image uint8 [..., C], mean and std float32 [C] of pixels in [0, 1]."""
     shape = (1,) * (image.ndim - 1) + (-1,)
     return (image.astype(jnp.float32) / 255 - jnp.reshape(mean, shape)) / jnp.reshape(std, shape)
 
 
-def augment(key: jax.Array, image: jax.Array, kind: str) -> jax.Array:
+def augment(key: jax.Array, image: Array, kind: str) -> Array:
     """Random crop (`crop`), crop and left-right flip (`crop_flip`), or nothing (`none`), per example.
 
     image [B, H, W, C] of any dtype. A crop shifts by up to 4 pixels, 1 for images under 16 pixels, and fills with

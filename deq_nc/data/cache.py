@@ -157,7 +157,8 @@ def _write(entry: Path, source: Source) -> Source:
         (draft / "meta.json").write_text(json.dumps({"entry": meta, "crc32": _crc_of(meta)}))
         draft.chmod(0o755)  # mkdtemp gives 0700, which would shut out the other users of a shared data folder
         ours = _read(draft)  # its maps outlive the renaming
-        if any(zlib.crc32(np.ascontiguousarray(getattr(source, n))) != zlib.crc32(getattr(ours, n)) for n in ARRAYS):
+        given = {name: np.ascontiguousarray(getattr(source, name)).data for name in ARRAYS}
+        if any(zlib.crc32(given[name]) != zlib.crc32(getattr(ours, name)) for name in ARRAYS):
             raise _Damaged("other pixels")
         return _placed(draft, entry, ours)
     except _Damaged as error:

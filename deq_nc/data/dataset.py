@@ -53,7 +53,7 @@ class Dataset:
         pairs = {"train": (self.train_images, self.train_labels), "test": (self.test_images, self.test_labels)}
         found = {}
         for split, (images, labels) in pairs.items():
-            crc = zlib.crc32(np.ascontiguousarray(images), zlib.crc32(np.ascontiguousarray(labels)))
+            crc = zlib.crc32(np.ascontiguousarray(images).data, zlib.crc32(np.ascontiguousarray(labels).data))
             found[split] = f"{crc:08x}"
         return found
 
@@ -131,10 +131,10 @@ def _counts(config: DataConfig, available: np.ndarray) -> tuple[np.ndarray, np.n
     check_majority(config.majority, num_classes)
     majority = np.zeros(num_classes, bool)
     majority[order[: config.majority]] = True
-    options = dict(ratio=config.ratio, per_class=config.per_class, order=order, allow_single=config.allow_single)
+    options = (config.ratio, config.per_class, order, config.allow_single)
     if config.imbalance == "step":
-        return step_counts(available, config.majority, **options), majority
-    return longtail_counts(available, **options), majority
+        return step_counts(available, config.majority, *options), majority
+    return longtail_counts(available, *options), majority
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -32,7 +32,7 @@ LAID = "transparent in places, laid on white"
 FLAT = "white throughout once laid on white: what they showed was in their transparency alone"
 
 
-def header(file: BinaryIO, formats: Iterable[str]) -> tuple[bool, tuple[int, int]]:
+def header(file: IO[bytes], formats: Iterable[str]) -> tuple[bool, tuple[int, int]]:
     """Whether an image is grey, and its height and width before EXIF turns it. Raises as `decode`."""
     with _quiet(), _open(file, formats) as image:
         return image.mode in GREY, (image.height, image.width)
@@ -68,7 +68,7 @@ def _quiet() -> warnings.catch_warnings:
     return warnings.catch_warnings(action="ignore")  # of large sizes, which are refused here, and of odd EXIF
 
 
-def _open(file: BinaryIO, formats: Iterable[str]) -> Image.Image:
+def _open(file: IO[bytes], formats: Iterable[str]) -> Image.Image:
     """The image, its pixels not decoded yet: of these formats, since Pillow knows fifty and runs a program for one."""
     formats = list(formats)
     try:

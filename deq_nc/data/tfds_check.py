@@ -80,7 +80,7 @@ def _refused(folder: Path, why: str) -> DataError:
 def _known() -> set[str]:
     import tensorflow_datasets as tfds  # slow to import, and needed by this source alone
 
-    kinds = [value for value in vars(tfds.features).values() if isinstance(value, type)]
+    kinds: list[Any] = [value for value in vars(tfds.features).values() if isinstance(value, type)]
     kinds = [kind for kind in kinds if issubclass(kind, tfds.features.FeatureConnector)]
     return {name for kind in kinds for name in (f"{kind.__module__}.{kind.__name__}", *kind.ALIASES)}
 

@@ -51,19 +51,22 @@ class Neumann(FixedPoint):
 class GMRES(Adjoint):
     """The least residual over 20 directions, then restarted; 21 states of memory."""
 
-    correct = staticmethod(krylov.gmres)
+    def correct(self, A: Operator, r: Array, goal: Array, budget: Array) -> tuple[Array, Array]:
+        return krylov.gmres(A, r, goal, budget)
 
 
 class BiCGStab(Adjoint):
     """Two products a step, seven states of memory."""
 
-    correct = staticmethod(krylov.bicgstab)
+    def correct(self, A: Operator, r: Array, goal: Array, budget: Array) -> tuple[Array, Array]:
+        return krylov.bicgstab(A, r, goal, budget)
 
 
 class NormalCG(Adjoint):
     """Conjugate gradients on A^T A u = A^T g: two products a step, and the square of the condition number."""
 
-    correct = staticmethod(krylov.normal_cg)
+    def correct(self, A: Operator, r: Array, goal: Array, budget: Array) -> tuple[Array, Array]:
+        return krylov.normal_cg(A, r, goal, budget)
 
 
 def solve_adjoint(
@@ -117,17 +120,17 @@ def _at_scale(u: Array, residual: Array, g: Array) -> tuple[Array, Array]:
     return jnp.where(fits[:, None], back, 0), residual
 
 
-def _escalate(A: Operator, g: Array, solved: Solved, missed: Array, tol: Array, max_steps: Array) -> Solved:
+def _escalate(A: Operator, g: Array, s: Solved, missed: Array, tol: Array | float, max_steps: Array | int) -> Solved:
     """The missed rows again by GMRES, from the best u so far and with the same budget once more."""
-    again = krylov.refine(A, g, solved.z, krylov.gmres, tol, max_steps, active=missed)
-    better = missed & (again.residual < solved.residual)
-    residual = jnp.where(better, again.residual, solved.residual)
+    again = krylov.refine(A, g, s.z, krylov.gmres, tol, max_steps, active=missed)
+    better = missed & (again.residual < s.residual)
+    residual = jnp.where(better, again.residual, s.residual)
     return Solved(
-        z=jnp.where(better[:, None], again.z, solved.z),
+        z=jnp.where(better[:, None], again.z, s.z),
         residual=residual,
-        steps=solved.steps + again.steps,
+        steps=s.steps + again.steps,
         converged=residual <= tol,
-        finite=solved.finite,
+        finite=s.finite,
         trace=None,
     )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -41,14 +41,14 @@ class Anderson(Solver):
     ridge: float = number(1e-6)  # of the mixing problem, relative to its scale
     damping: float = number(1.0, most=1)  # step length beta; 1 is undamped
 
-    def start(self, z: Array) -> _Memory | tuple:
+    def start(self, z: Array) -> Any:
         m = self.history
         if m == 1:
             return ()
         zeros = blank(z, m, z.shape[1])
         return _Memory(zeros, zeros, z, z, blank(z, value=1), blank(z, m, m), blank(z, m, dtype=bool))
 
-    def update(self, memory: _Memory | tuple, step: Step) -> tuple[Array, _Memory | tuple]:
+    def update(self, memory: Any, step: Step) -> tuple[Array, Any]:
         m, c = self.history, memory
         if m == 1:
             return plain(step, self.damping), memory

@@ -19,6 +19,10 @@ from deq_nc.equilibrium.state import Rows, SolveStats
 PyTree = Any
 
 
+def _structure(tree: PyTree) -> Any:
+    return jax.tree.structure(tree)
+
+
 def _describe(tree: PyTree) -> list[str]:
     return [f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in jax.tree.leaves(tree)]
 
@@ -26,7 +30,7 @@ def _describe(tree: PyTree) -> list[str]:
 def check_cell(f: Callable, z0: PyTree, x: PyTree, theta: PyTree) -> None:
     """CellError unless f(z0, x, theta) has the structure, shapes and dtypes of z0 and captures no traced value."""
     jaxpr, out = jax.make_jaxpr(f, return_shape=True)(z0, x, theta)
-    if jax.tree.structure(out) != jax.tree.structure(z0):
+    if _structure(out) != _structure(z0):
         raise CellError(
             f"f: expected the structure of z0, {jax.tree.structure(z0)}, got {jax.tree.structure(out)}. "
             "Return the state alone; statistics are taken in a separate application at z*."
@@ -60,7 +64,7 @@ def check_own(name: str, part: Any, rows: Rows) -> None:
         return (z, memory), part.update(memory, Step(jnp.int32(0), z, z, z, row, row < 1))
 
     expected, came = jax.eval_shape(once)
-    if jax.tree.structure(came) != jax.tree.structure(expected) or _describe(came) != _describe(expected):
+    if _structure(came) != _structure(expected) or _describe(came) != _describe(expected):
         method, what = ("correct", "(du, products)") if isinstance(part, Adjoint) else ("update", "(z_next, memory)")
         raise ConfigError(
             f"{name}: expected {what} of {_describe(expected)} from {type(part).__name__}.{method}, got "
@@ -115,7 +119,7 @@ def own_leaves(f: Callable, z: PyTree, x: PyTree, theta: PyTree) -> list[bool]:
     def fits(kept: tuple[int, ...]) -> bool:
         some = [grown(v, mine and i not in kept) for i, (v, mine) in enumerate(zip(leaves, own))]
         try:
-            came = jax.eval_shape(f, jax.tree.map(lambda v: grown(v, True), z), tree.unflatten(some), theta)
+            came = jax.eval_shape(f, jax.tree.map(lambda v: grown(v, True), z), jax.tree.unflatten(tree, some), theta)
         except Exception:  # whatever f raises at shapes that do not fit
             return False
         return all(v.shape[:1] == (more,) for v in jax.tree.leaves(came))

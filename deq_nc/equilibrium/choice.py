@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from deq_nc.config import EquilibriumConfig
-from deq_nc.equilibrium.adjoint import GMRES, BiCGStab, Neumann, NormalCG
+from deq_nc.equilibrium.adjoint import GMRES, Adjoint, BiCGStab, Neumann, NormalCG
 from deq_nc.equilibrium.anderson import Anderson
 from deq_nc.equilibrium.broyden import Broyden
 from deq_nc.equilibrium.errors import OBJECTS, expect
@@ -46,27 +46,28 @@ def chosen(config: EquilibriumConfig | None, solver: Any = None, gradient: Any =
 def named(config: EquilibriumConfig) -> Chosen:
     """What the names of a configuration stand for."""
     c = config
-    forward = {"tol": c.tol, "max_steps": c.max_steps, "damping": c.damping}
-    solvers = {
+    forward: dict[str, Any] = {"tol": c.tol, "max_steps": c.max_steps, "damping": c.damping}
+    solvers: dict[str, Solver] = {
         "anderson": Anderson(**forward, history=c.history, ridge=c.ridge),
         "fixed_point": FixedPoint(**forward),
         "broyden": Broyden(**forward, history=c.history),
     }
-    backward = {"tol": c.adjoint_tol, "max_steps": c.adjoint_max_steps}
-    adjoints = {
+    backward: dict[str, Any] = {"tol": c.adjoint_tol, "max_steps": c.adjoint_max_steps}
+    adjoints: dict[str, Adjoint | Solver] = {
         "anderson": Anderson(**backward, history=c.history, ridge=c.ridge),
         "neumann": Neumann(**backward),
         "gmres": GMRES(**backward),
         "bicgstab": BiCGStab(**backward),
         "normal_cg": NormalCG(**backward),
     }
-    gradients = {
-        "implicit": Implicit(adjoint=adjoints[c.adjoint], escalate=c.escalate),
+    implicit = Implicit(adjoint=adjoints[c.adjoint], escalate=c.escalate)
+    gradients: dict[str, Gradient] = {
+        "implicit": implicit,
         "phantom": Phantom(steps=c.phantom_steps, damping=c.phantom_damping, tol=c.adjoint_tol),
         "jfb": JFB(tol=c.adjoint_tol),
         "unrolled": Unrolled(),
     }
-    return Chosen(solvers[c.solver], gradients[c.gradient], gradients["implicit"])
+    return Chosen(solvers[c.solver], gradients[c.gradient], implicit)
 
 
 def _hashable(came: Any) -> bool:

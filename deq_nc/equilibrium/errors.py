@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -27,16 +27,20 @@ def expect(ok: bool, name: str, expected: str, came: Any, do: str) -> None:
 def number(default: float, most: float = FLOATS) -> Any:
     """A dataclass field that `Part` holds to [0, FLOATS], or to (0, most]."""
     within = f"a number in (0, {most:g}]" if most < FLOATS else "a finite number >= 0"
-    ok = lambda v: isinstance(v, Real) and (v > 0 or (v == 0 and most == FLOATS)) and v <= most  # noqa: E731
+
+    def ok(came: Any) -> bool:
+        return isinstance(came, Real) and 0 <= float(came) <= most and (most == FLOATS or float(came) > 0)
+
     return field(default=default, metadata={"expected": within, "ok": ok})
 
 
 def count(default: int, least: int = 0) -> Any:
     """A dataclass field that `Part` holds to the integers from `least` on."""
-    ok = lambda v: isinstance(v, Integral) and least <= v < INTEGERS  # noqa: E731
+    ok = lambda came: isinstance(came, Integral) and least <= int(came) < INTEGERS  # noqa: E731
     return field(default=default, metadata={"expected": f"an integer >= {least}", "ok": ok})
 
 
+@dataclass(frozen=True)
 class Part:
     """A solver, adjoint or gradient: a frozen dataclass. ConfigError for a `number` or `count` outside its range."""
 

@@ -185,12 +185,13 @@ def iterate(
         c, _ = lax.scan(lambda c, _: (body(c, F, scale), None), start, length=unroll + 1)
         return _solved(c, tol)
     c, index, wider = start, jnp.arange(batch), []
-    for few in widths(batch) if narrow else []:
-        c = settle(c, F, scale, few)
-        rows = jnp.argsort(~c.active)[:few]  # those that still move, filled up with some that have stopped
-        wider.append((c, rows))
-        index, scale, c = index[rows], None if scale is None else scale[rows], _cut(c, rows)
-        F = narrow(index)
+    if narrow is not None:
+        for few in widths(batch):
+            c = settle(c, F, scale, few)
+            rows = jnp.argsort(~c.active)[:few]  # those that still move, filled up with some that have stopped
+            wider.append((c, rows))
+            index, scale, c = index[rows], None if scale is None else scale[rows], _cut(c, rows)
+            F = narrow(index)
     c = settle(c, F, scale)
     for whole, rows in reversed(wider):
         c = _put(whole, rows, c)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from deq_nc.config import EquilibriumConfig
+from deq_nc.config import Gradient as GradientName
 from deq_nc.equilibrium.choice import chosen
 from deq_nc.equilibrium.gradients import Gradient
 from deq_nc.equilibrium.iterate import Solver
@@ -106,7 +107,7 @@ def gradient_fidelity(
     solver = chosen(config, solver).solver
     if gradients is None:
         of = config or EquilibriumConfig()
-        modes = ("jfb", "phantom", "implicit")
+        modes: tuple[GradientName, ...] = ("jfb", "phantom", "implicit")
         gradients = {mode: chosen(dataclasses.replace(of, gradient=mode)).gradient for mode in modes}
     rows = rows_of(z0)
     z, _ = equilibrium(f, z0, x, theta, solver=solver)

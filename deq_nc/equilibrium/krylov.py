@@ -95,7 +95,7 @@ def refine(
 def bicgstab(A: Operator, r0: Array, goal: Array, budget: Array) -> tuple[Array, Array]:
     """Two products a step, seven vectors of memory. Source: van der Vorst 1992."""
 
-    def body(c):
+    def body(c: tuple) -> tuple:
         du, r, p, rho, products, active = c
         v = A(p)
         alpha = divide(rho, dot(r0, v))[:, None]
@@ -122,7 +122,7 @@ def normal_cg(A: Operator, r0: Array, goal: Array, budget: Array) -> tuple[Array
     """Conjugate gradients on A^T A du = A^T r: two products a step and the square of A's condition number."""
     transpose = jax.linear_transpose(A, r0)
 
-    def body(c):
+    def body(c: tuple) -> tuple:
         du, r, p, gamma, products, active = c
         q = A(p)
         alpha = divide(gamma, dot(q, q))[:, None]

@@ -151,7 +151,8 @@ def equilibrium(
 
 def _scalar(name: str, value: Any, dtype: Any) -> Array:
     """A number given at run time, traced or not, as an array; ConfigError for anything else."""
-    number = isinstance(value, Real | np.ndarray | Array) and not isinstance(value, bool) and jnp.ndim(value) == 0
+    known: Any = Real | np.ndarray | Array
+    number = isinstance(value, known) and not isinstance(value, bool) and np.shape(value) == ()
     kinds = (jnp.integer,) if dtype == jnp.int32 else (jnp.integer, jnp.floating)
     ok = number and any(jnp.issubdtype(jnp.result_type(value), kind) for kind in kinds)
     expect(ok, name, "an integer" if dtype == jnp.int32 else "a number", value, "It may be traced.")
@@ -188,8 +189,8 @@ def own_rows(f: Cell, z: PyTree, x: PyTree, theta: PyTree, compact: bool = False
     own = [True] * len(leaves) if compact else checks.own_leaves(f, z, x, theta)
 
     def join(part: list) -> PyTree:
-        part = iter(part)
-        return tree.unflatten([next(part) if mine else leaf for mine, leaf in zip(own, leaves)])
+        rest = iter(part)
+        return jax.tree.unflatten(tree, [next(rest) if mine else leaf for mine, leaf in zip(own, leaves)])
 
     return [leaf for mine, leaf in zip(own, leaves) if mine], join
 

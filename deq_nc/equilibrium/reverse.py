@@ -35,7 +35,7 @@ def _tangent(primals: tuple, tangents: tuple) -> tuple:
     return primals[0], _transposable.bind(primals[0], tangents[0])
 
 
-def _refuse(*_: Any, **__: Any) -> None:
+def _refuse(*_: Any, **__: Any) -> Any:
     raise CellError(
         "equilibrium: expected reverse mode (grad, vjp, jacrev), got forward mode (jvp, jacfwd, linearize, hessian). "
         "Call equilibrium_jvp for tangents, jax.jacrev(jax.grad(loss)) for a Hessian, or take gradient='unrolled'."

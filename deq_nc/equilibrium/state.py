@@ -98,7 +98,8 @@ def rows_of(z: PyTree) -> Rows:
 
     def unflatten(rows: Array) -> PyTree:
         parts = jnp.split(rows, offsets, axis=1) if offsets else [rows]
-        return tree.unflatten([p.reshape(p.shape[0], *s[1:]).astype(d) for p, s, d in zip(parts, shapes, dtypes)])
+        leaves = [p.reshape(p.shape[0], *s[1:]).astype(d) for p, s, d in zip(parts, shapes, dtypes)]
+        return jax.tree.unflatten(tree, leaves)
 
     narrow = any(d != dtype for d in dtypes)
     return Rows(

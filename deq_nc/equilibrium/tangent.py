@@ -57,10 +57,10 @@ def equilibrium_jvp(
         given = list(leaves)
         for i, v in zip(moving, some):
             given[i] = v
-        return rows.flatten(f(rows.unflatten(flat), *tree.unflatten(given)))
+        return rows.flatten(f(rows.unflatten(flat), *jax.tree.unflatten(tree, given)))
 
     _, vjp = jax.vjp(cell, flat, *(leaves[i] for i in moving))
-    dots = tree.flatten_up_to((x_dot, theta_dot))
+    dots = tree.flatten_up_to((x_dot, theta_dot))  # type: ignore[attr-defined]
     dots = [jnp.broadcast_to(jnp.asarray(dots[i], jnp.result_type(leaves[i])), jnp.shape(leaves[i])) for i in moving]
     (b,) = jax.linear_transpose(lambda u: vjp(u)[1:], flat)(tuple(dots))
     product = jax.linear_transpose(lambda u: vjp(u)[0], flat)

@@ -15,6 +15,9 @@ Source: Bai, Koltun and Kolter 2020, Multiscale deep equilibrium models.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -57,10 +60,10 @@ class Weights(nn.Module):
         self.down = self.param("down", init, (4 * self.inner, self.features))
         self.hidden = [Hidden(self.inner, self.norm, self.dropout) for _ in names]
 
-    def __call__(self, x: Array, train: bool = False) -> dict[str, Array | Scales]:
+    def __call__(self, x: Array, train: bool = False) -> dict[str, Any]:
         sizes = [z.shape[1:3] for z in scales(x)]
         folded = [
-            hidden.fold(u, b, lambda k, size=size: conv_spectral_bound(k, size), 1.0)
+            hidden.fold(u, b, partial(conv_spectral_bound, size=size), 1.0)
             for hidden, u, b, size in zip(self.hidden, self.u, self.b, sizes)
         ]
         own = [conv_spectral_bound(v, size) for v, size in zip(self.v, sizes)]
@@ -80,10 +83,10 @@ class Weights(nn.Module):
     def observe(self, z: Scales, mask: Array | None) -> None:
         """Moves the running statistics of both scales by the state z they are applied to."""
         for hidden, u, state in zip(self.hidden, self.u, z):
-            hidden.observe(state, u, lambda k, size=state.shape[1:3]: conv_spectral_bound(k, size), conv, mask)
+            hidden.observe(state, u, partial(conv_spectral_bound, size=state.shape[1:3]), conv, mask)
 
 
-def multiscale(z: Scales, theta: dict[str, Array | Scales]) -> Scales:
+def multiscale(z: Scales, theta: dict[str, Any]) -> Scales:
     """g(z) = (V_h hidden_h + up hidden_l, down hidden_h + V_l hidden_l)."""
     hidden = [jax.nn.relu(conv(s, u) + b[None, None, None]) for s, u, b in zip(z, theta["u"], theta["b"])]
     if "keep" in theta:

@@ -8,6 +8,8 @@ by Gram iteration.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -24,7 +26,7 @@ def spectral_bound(matrix: Array, iterations: int = 5) -> Array:
     return jnp.exp((log + jnp.log(_frobenius(g))) * 2.0**-iterations)
 
 
-def conv_spectral_bound(kernel: Array, size: tuple[int, int], iterations: int = 5) -> Array:
+def conv_spectral_bound(kernel: Array, size: Sequence[int], iterations: int = 5) -> Array:
     """Bound of x -> conv(x, kernel) on [size, Cin] with zero padding, kernel [kh, kw, Cin, Cout] -> scalar.
 
     A zero-padded convolution is a block of the circular one on a grid larger by the kernel less one, and that is block

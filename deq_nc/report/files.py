@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 from deq_nc.config import ConfigError
 from deq_nc.disk import HalfRenamed, write_whole
@@ -45,9 +45,9 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
     for name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ReportError(f"{printable(folder)}: expected files below it, got {printable(name)}.")
-        for parent in list(PurePosixPath(name).parents)[:-1]:
-            if os.path.islink(folder / parent):
-                raise ReportError(f"{printable(folder / parent)}: expected a folder of ours, got a link. Remove it.")
+        for above in list(PurePosixPath(name).parents)[:-1]:
+            if os.path.islink(folder / above):
+                raise ReportError(f"{printable(folder / above)}: expected a folder of ours, got a link. Remove it.")
     try:
         for parent in {(folder / name).parent for name in files}:
             parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
         raise _not_written(folder, error) from error
 
 
-def _put(data: bytes, file: BinaryIO) -> None:
+def _put(data: bytes, file: IO[bytes]) -> None:
     file.write(data)
 
 

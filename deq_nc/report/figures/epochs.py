@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def _mark_terminal(axes: Axes, marks: dict[str, float | None]) -> None:
         color, height = arm_style(arm)["color"], 0.07 * level.setdefault(epoch, 0)
         level[epoch] += 1
         axes.axvline(epoch, color=color, linewidth=0.8, alpha=0.6, zorder=1)
-        where = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 5}
+        where: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 5}
         axes.plot(
             [epoch], [height], "^", color=color, markersize=8, markeredgecolor="white", markeredgewidth=0.6, **where
         )
@@ -98,8 +99,8 @@ def panels(
     arms = by_arm(runs)
     found: dict[str, dict[str, Curve]] = {}
     for key in keys:
-        curves = {arm: curve([run.history for run in of], key, log=quantity(key).log) for arm, of in arms.items()}
-        if curves := {arm: each for arm, each in curves.items() if each is not None}:
+        each = {arm: curve([run.history for run in of], key, log=quantity(key).log) for arm, of in arms.items()}
+        if curves := {arm: line for arm, line in each.items() if line is not None}:
             found[key] = curves
     if not found:
         return None
@@ -115,8 +116,8 @@ def panels(
             axes.set_yscale("log")
         if level is not None:
             axes.axhline(level, **DASHES, zorder=1)
-        for arm, each in curves.items():
-            _draw_curve(axes, arm, each)
+        for arm, line in curves.items():
+            _draw_curve(axes, arm, line)
         _mark_terminal(axes, {arm: marks[arm] for arm in curves})
         _set_limits(axes, list(curves.values()), [] if level is None else [level], shown.log, shown.zero)
         _epoch_axis(axes, first, last)
@@ -148,7 +149,7 @@ def pictures(runs: Sequence[Run], num_classes: int | None, only: Sequence[str] =
         # Majority and minority side by side, losses at the end of the rows.
         accuracy = "train_accuracy test_accuracy train_loss test_accuracy_majority test_accuracy_minority test_loss"
         columns = 3
-    drawn = (
+    drawn: tuple[tuple[str, str, str, Sequence[str], dict[str, Any]], ...] = (
         (
             "accuracy", "Accuracy and loss",
             f"Accuracy is a share of images, loss a mean in nats on a log axis. {marked}{seeds}",

@@ -62,7 +62,11 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
             axes.set(xlabel="class", ylabel="class")
             if len(gram) <= ANNOTATED:
                 for (i, j), value in np.ndenumerate(gram):
-                    look = {"fontsize": 6.5, "color": "white" if abs(value) > 0.6 else "black", "in_layout": False}
+                    look: dict[str, Any] = {
+                        "fontsize": 6.5,
+                        "color": "white" if abs(value) > 0.6 else "black",
+                        "in_layout": False,
+                    }
                     axes.text(j, i, f"{value:.2f}", ha="center", va="center", **look)
             if majority := class_order(run)[1]:
                 look = {"fill": False, "edgecolor": "black", "linewidth": 2, "clip_on": False}

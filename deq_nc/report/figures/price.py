@@ -22,7 +22,7 @@ def _amplification(study: Study) -> list[Picture]:
     rows = {name: settings for name, settings in rows.items() if settings}
     if not rows:
         return []
-    ratios = sorted({setting.ratio for settings in rows.values() for setting in settings})
+    ratios = sorted({setting.ratio or 0.0 for settings in rows.values() for setting in settings})
     figure = new_figure(max(WIDTH, 3.6 * len(ratios)), 2.5 * len(rows) + 0.45)
     panels = figure.subplots(len(rows), len(ratios), squeeze=False, sharex=True)
     for line, settings in zip(panels, rows.values()):

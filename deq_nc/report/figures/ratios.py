@@ -48,12 +48,12 @@ def _against_ratio(axes: Axes, study: Study, settings: Sequence[Setting], key: s
     """One line per arm over the ratios of `settings`, at equal steps and beside one another."""
     scale = 100 if key in PERCENT else 1
     for place, arm in enumerate(study.arms):
-        points = [(i, mean(study, setting, arm, key).value) for i, setting in enumerate(settings)]
-        points = [(i, value) for i, value in points if value is not None and np.isfinite(value.mean)]
+        means = [(i, mean(study, setting, arm, key).value) for i, setting in enumerate(settings)]
+        points = [(i, value) for i, value in means if value is not None and np.isfinite(value.mean)]
         if not points:
             continue
         x = [i + SHIFT * (place - (len(study.arms) - 1) / 2) for i, _ in points]
-        y, half = ([scale * get(value) for _, value in points] for get in (lambda v: v.mean, half_of))
+        y, half = [scale * value.mean for _, value in points], [scale * half_of(value) for _, value in points]
         axes.errorbar(x, y, half, capsize=2.5, elinewidth=1.2, **arm_style(arm))
     axes.set_xticks(range(len(settings)), [f"{setting.ratio:g}" for setting in settings])
     axes.set_xlim(-0.4, len(settings) - 0.6)
@@ -85,19 +85,19 @@ def ratio_figure(
 def pictures(study: Study, num_classes: int | None) -> list[Picture]:
     """Differences of arms; against R, accuracies, angles and norms; what was not measured is left out."""
     etf = -1 / (num_classes - 1) if num_classes and num_classes > 1 else None
-    drawn = (
+    drawn: tuple[tuple[str, str, str, tuple[tuple[str, str, float | None], ...], float, str], ...] = (
         (
             "minority", "Minority accuracy against R",
             f"{BARS}. KA: number of majority classes; R: their images per image of a minority class. Arms are set "
             "beside one another, so that none hides another.",
-            (("test_accuracy_minority", "minority test accuracy (%)", None),), 3.4,
+            (("test_accuracy_minority", "minority test accuracy (%)", None),), 3.4, "",
         ),
         (
             "overall", "Overall and majority accuracy against R", f"{BARS}.",
             (
                 ("test_accuracy", "test accuracy (%)", None),
                 ("test_accuracy_majority", "majority\ntest accuracy (%)", None),
-            ), 2.2,
+            ), 2.2, "",
         ),
         (
             "angles", "Minority angles and norms against R",
@@ -112,8 +112,11 @@ def pictures(study: Study, num_classes: int | None) -> list[Picture]:
             ), 2.0, "simplex ETF",
         ),
     )  # fmt: skip
-    found = [(name, title, caption, ratio_figure(study, *how)) for name, title, caption, *how in drawn]
-    return _forest(study) + [picture(*words, figure) for *words, figure in found if figure is not None]
+    found = _forest(study)
+    for name, title, caption, rows, height, reference in drawn:
+        if figure := ratio_figure(study, rows, height, reference):
+            found.append(picture(name, title, caption, figure))
+    return found
 
 
 def _forest(study: Study) -> list[Picture]:

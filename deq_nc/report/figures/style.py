@@ -21,13 +21,13 @@ ARM_STYLE: dict[str, dict[str, Any]] = {
     "unrolled": {"color": "#009E73", "linestyle": (0, (1.5, 1)), "marker": "^"},
     "residual": {"color": "#CC79A7", "linestyle": (0, (5, 1, 1, 1)), "marker": "D"},
 }
-OTHER = {"color": "#555555", "linestyle": "-", "marker": "x"}
+OTHER: dict[str, Any] = {"color": "#555555", "linestyle": "-", "marker": "x"}
 ARM_HATCH = {"explicit": "", "deq": "///", "unrolled": "...", "residual": "xxx"}
 GREY = "#666666"
-DASHES = {"color": GREY, "linewidth": 1.2, "linestyle": (0, (2, 2))}  # of a reference line
+DASHES: dict[str, Any] = {"color": GREY, "linewidth": 1.2, "linestyle": (0, (2, 2))}  # of a reference line
 
-RC = {
-    "figure.dpi": 110,
+DPI = 110
+RC: Any = {
     "font.size": 9,
     "axes.titlesize": 8.5,
     "axes.titlecolor": GREY,
@@ -72,7 +72,7 @@ def picture(name: str, title: str, caption: str, figure: Figure) -> Picture:
     return Picture(name, title, caption, out.getvalue())
 
 
-def style_context(dpi: int = RC["figure.dpi"]) -> Any:
+def style_context(dpi: int = DPI) -> Any:
     """A context under which every figure is drawn and saved."""
     return matplotlib.rc_context({**RC, "figure.dpi": dpi})
 

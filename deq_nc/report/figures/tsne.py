@@ -115,13 +115,15 @@ def scatter(axes: Axes, run: Run, sample: Sample, *, inches: float, fontsize: fl
             continue
         color = palette(rank if len(order) <= 10 else rank / (len(order) - 1))
         marker = "^" if majority and rank >= majority else "o"
-        axes.scatter(*mine.T, s=3 * inches, color=color, marker=marker, alpha=0.75, linewidths=0)
+        axes.scatter(mine[:, 0], mine[:, 1], s=3 * inches, color=color, marker=marker, alpha=0.75, linewidths=0)
         handles[int(index)] = Line2D([], [], color=color, marker=marker, linestyle="", label=name)
         centre = np.median(mine, axis=0)
         apart = [np.abs(centre - other) > (0.45 * em * len(name + text), 1.5 * em) for other, text in written]
         if len(order) <= LABELLED and all(each.any() for each in apart):
             written.append((centre, name))
-            text = axes.text(*centre, name, ha="center", va="center", weight="bold", fontsize=fontsize)
+            text = axes.text(
+                float(centre[0]), float(centre[1]), name, ha="center", va="center", weight="bold", fontsize=fontsize
+            )
             text.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
     return handles
 

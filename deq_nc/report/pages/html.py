@@ -54,8 +54,8 @@ def fold(summary: str, *parts: Markup) -> Markup:
 
 def cells(heading: Sequence[str], rows: Sequence[Sequence[str]], looks: Mapping[int, str] = PLAIN) -> Markup:
     """Rows of text under a heading; `looks`: column -> stub (left), words (left, wrapped) or hint (quiet)."""
-    lines = [(heading, "th"), *((row, "td") for row in rows)]
-    lines = [[tag(name, text, class_=looks.get(i, "")) for i, text in enumerate(line)] for line, name in lines]
+    kinds = [(heading, "th"), *((row, "td") for row in rows)]
+    lines = [[tag(name, text, class_=looks.get(i, "")) for i, text in enumerate(line)] for line, name in kinds]
     return Markup("\n").join(tag("tr", *line) for line in lines)
 
 

@@ -131,8 +131,8 @@ def _solve(study: Study) -> list[Table]:
             entries = tuple(Entry(key, value, len(study.seeds)) for value in values)
             rows.append(Row(setting, key, (setting.title,), entries))
         shown, columns = quantity(key), tuple(f"deq z_{name}" for name in ITERATES)
-        rows = tuple(row for row in rows if row.measured)
-        out.append(Table(key.replace("_", "-"), shown.label, shown.hint, ("setting",), columns, rows))
+        measured = tuple(row for row in rows if row.measured)
+        out.append(Table(key.replace("_", "-"), shown.label, shown.hint, ("setting",), columns, measured))
     return out
 
 

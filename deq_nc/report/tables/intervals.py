@@ -63,7 +63,8 @@ def curve(histories: Sequence[Sequence[dict[str, Any]]], key: str, *, log: bool 
         points = [(row["epoch"], row[key]) for row in history if isinstance(row.get(key), int | float)]
         points = [(epoch, value) for epoch, value in points if not log or value > 0]
         if points:
-            lines.append(tuple(np.asarray(part, dtype=np.float64) for part in zip(*points)))
+            when, what = zip(*points)
+            lines.append((np.asarray(when, np.float64), np.asarray(what, np.float64)))
     if not lines:
         return None
     # An epoch that one seed alone measured (the start of its terminal phase) would make the mean jump to that seed.
@@ -73,9 +74,9 @@ def curve(histories: Sequence[Sequence[dict[str, Any]]], key: str, *, log: bool 
     table = []
     for epoch in epochs:
         at = [float(value[when == epoch][0]) for when, value in lines if epoch in when]
-        found = interval(np.log(at) if log else at)
-        half = found.half if found.half is not None and found.n >= BAND_SEEDS else math.nan
-        table.append((found.mean, found.mean - half, found.mean + half))
+        if found := interval(np.log(at) if log else at):
+            half = found.half if found.half is not None and found.n >= BAND_SEEDS else math.nan
+            table.append((found.mean, found.mean - half, found.mean + half))
     mean, low, high = np.asarray(table).T
     if log:
         mean, low, high = np.exp(mean), np.exp(low), np.exp(high)
