@@ -24,7 +24,7 @@ help:
 	@echo "make reproduce                           every arm and imbalance of the paper (SEEDS=5), tables and figures"
 	@echo "make theory                              figures and tables of the layer-peeled models, in OUT=$(OUT)"
 	@echo "make benchmark                           the equilibrium layer beside its peers"
-	@echo "make test | lint                         tests; ruff"
+	@echo "make test | lint                         tests; ruff and mypy"
 	@echo "make clean                               removes .venv and caches"
 	@echo "make clean-runs                          lists the runs in WORKDIR=$(WORKDIR), asks, then removes them"
 	@echo "variables: RECIPE WORKDIR DATA_DIR SEEDS ARGS EXTRAS PYTHON OUT"
@@ -87,10 +87,10 @@ test: $(DEV)
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 lint: $(DEV)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:
-	rm -rf .venv build dist deq_nc.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist deq_nc.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find deq_nc experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-runs: $(STAMP)

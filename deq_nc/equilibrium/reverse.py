@@ -26,7 +26,7 @@ def reverse_only(tree: PyTree) -> PyTree:
 
 
 @jax.custom_jvp
-def _identity(v: Array) -> Array:
+def _identity(v: Any) -> Any:
     return v
 
 

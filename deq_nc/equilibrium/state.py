@@ -91,9 +91,8 @@ def rows_of(z: PyTree) -> Rows:
     offsets = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
 
     def flatten(z: PyTree) -> Array:
-        parts = [
-            jnp.reshape(leaf, (leaf.shape[0], size)).astype(dtype) for leaf, size in zip(jax.tree.leaves(z), sizes)
-        ]
+        leaves = [jnp.asarray(leaf, dtype) for leaf in jax.tree.leaves(z)]
+        parts = [jnp.reshape(leaf, (leaf.shape[0], size)) for leaf, size in zip(leaves, sizes)]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
     def unflatten(rows: Array) -> PyTree:

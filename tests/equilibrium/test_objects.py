@@ -219,6 +219,7 @@ def call(**given):
         (call(adjoint_tol=np.ones(2)), r"^adjoint_tol: expected a number"),
     ],
 )
+@pytest.mark.other_types
 def test_wrong_kinds_are_refused_by_the_name_that_was_written(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
