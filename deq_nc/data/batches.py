@@ -32,7 +32,7 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
     """ceil(N / B), the last batch filled up and masked. Raises DataError for a batch larger than the set."""
     if batch_size > size:
         raise DataError(
-            f"train.batch-size: expected at most the {size} train images, got {batch_size}. "
+            f"train.batch_size: expected at most the {size} train images, got {batch_size}. "
             "Lower it, or keep more images."
         )
     return -(-size // batch_size)

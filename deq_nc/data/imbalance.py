@@ -83,8 +83,8 @@ def _checked(counts: np.ndarray, available: np.ndarray, allow_single: bool) -> n
         if not allow_single:
             raise DataError(
                 f"The imbalance leaves classes {np.flatnonzero(counts < 1).tolist()} without an image; "
-                f"the counts would be {counts.tolist()}. Lower data.ratio, raise data.per-class, or set "
-                "data.allow-single to keep one image in each."
+                f"the counts would be {counts.tolist()}. Lower data.ratio, raise data.per_class, or set "
+                "data.allow_single to keep one image in each."
             )
         counts = np.maximum(counts, 1)
     _require_available(counts, available)
@@ -96,7 +96,7 @@ def _require_available(counts: np.ndarray, available: np.ndarray) -> None:
         short = np.flatnonzero(counts > available)
         raise DataError(
             f"Classes {short.tolist()} offer {available[short].tolist()} images where {counts[short].tolist()} were "
-            f"asked for. Lower data.per-class to at most {int(available.min())}."
+            f"asked for. Lower data.per_class to at most {int(available.min())}."
         )
 
 

@@ -138,7 +138,7 @@ def _room(shape: tuple[int, ...]) -> np.ndarray:
         return np.empty(shape, np.uint8)
     except (MemoryError, ValueError) as error:
         raise DataError(
-            f"{shape[0]:,} images of {shape[1]} x {shape[2]} do not fit into memory. Set data.image-size (for example "
+            f"{shape[0]:,} images of {shape[1]} x {shape[2]} do not fit into memory. Set data.image_size (for example "
             "32) to cut them square and resize them."
         ) from error
 
@@ -146,5 +146,5 @@ def _room(shape: tuple[int, ...]) -> np.ndarray:
 def different_sizes(first: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> DataError:
     return DataError(
         f"Images must share one size: {first} is {shape[0]} x {shape[1]}, {other} is {other_shape[0]} x "
-        f"{other_shape[1]}. Set data.image-size to cut them square and resize them: --data.image-size 32."
+        f"{other_shape[1]}. Set data.image_size to cut them square and resize them: --data.image-size 32."
     )

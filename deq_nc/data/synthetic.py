@@ -38,9 +38,9 @@ def load_synthetic(num_classes: int = 4, noise: float = 0.2) -> Source:
     Raises DataError unless 2 <= num_classes <= 16 and 0 <= noise <= 0.6.
     """
     if not 2 <= num_classes <= CHANNELS:
-        raise DataError(f"data.synthetic-classes: expected 2 to {CHANNELS}, got {num_classes}. Choose within.")
+        raise DataError(f"data.synthetic_classes: expected 2 to {CHANNELS}, got {num_classes}. Choose within.")
     if not 0 <= noise <= 0.6:
-        raise DataError(f"data.synthetic-noise: expected 0 to 0.6, got {noise}. Beyond, grey levels leave 0..255.")
+        raise DataError(f"data.synthetic_noise: expected 0 to 0.6, got {noise}. Beyond, grey levels leave 0..255.")
     means = BASE + STEP * np.eye(num_classes, CHANNELS, dtype=np.int64)
     corners = np.concatenate([np.eye(CHANNELS, dtype=np.int64), -np.eye(CHANNELS, dtype=np.int64)])
 

@@ -149,7 +149,7 @@ def test_without_a_labelled_test_split_the_next_best_is_used_and_noted(tmp_path)
 def test_images_of_several_sizes_need_image_size(tmp_path):
     images = [*pixels(6, 0, 8), *pixels(6, 1, 10)]
     prepare_tfds(tmp_path, {"train": (images, LABELS), "test": (images, LABELS)}, shape=(None, None, 3))
-    with pytest.raises(DataError, match=r"one size: .*data.image-size"):
+    with pytest.raises(DataError, match=r"one size: .*data.image_size"):
         read(tmp_path)
     assert read(tmp_path, image_size=8).image_shape == (8, 8, 3)
 
@@ -203,7 +203,7 @@ def test_folder_refusals(tmp_path):
     with pytest.raises(DataError, match="ant holds no image"):
         read(tmp_path, "folder")
     write_folder(tmp_path / "test", pixels(2, 0, 8), [0, 1])
-    with pytest.raises(DataError, match="8 x 8, .* 9 x 9.*data.image-size"):
+    with pytest.raises(DataError, match="8 x 8, .* 9 x 9.*data.image_size"):
         read(tmp_path, "folder")
     assert read(tmp_path, "folder", image_size=4).image_shape == (4, 4, 3)
     (tmp_path / "train" / "cat" / "000.png").write_bytes(b"\x89PNG broken")

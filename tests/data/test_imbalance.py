@@ -50,7 +50,7 @@ def test_uneven_classes_take_the_smallest_as_n_a():
 
 
 def test_refusals_name_the_counts_and_the_next_move():
-    with pytest.raises(DataError, match=r"\[5, 5, 0, 0\].*allow-single"):
+    with pytest.raises(DataError, match=r"\[5, 5, 0, 0\].*allow_single"):
         step_counts(np.full(4, 5), 2, 10)
     with pytest.raises(DataError, match=r"without an image.*\[5, 0\]"):
         longtail_counts(np.full(2, 5), 10)

@@ -69,7 +69,7 @@ def test_a_grid_that_empties_a_class_is_refused_with_every_count_or_flagged():
     with pytest.raises(DataError) as refusal:
         sweep(grid(small, (3, 5), (10, 50, 100)), ("deq",), 1, Path("root"))
     message = str(refusal.value)
-    for words in ("KA=3, R=50", "KA=5, R=100", "[40, 40, 40, 0, 0, 0, 0, 0, 0, 0]", "allow-single"):
+    for words in ("KA=3, R=50", "KA=5, R=100", "[40, 40, 40, 0, 0, 0, 0, 0, 0, 0]", "allow_single"):
         assert words in message
     assert "R=10:" not in message
     kept = sweep(grid(dataclasses.replace(small, data=dataclasses.replace(small.data, allow_single=True)), (3,), (50,)),
