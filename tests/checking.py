@@ -4,12 +4,14 @@ import io
 from collections.abc import Callable
 from typing import IO
 
+import jax
 from beartype import BeartypeConf, FrozenDict, beartype
 
 _checked = beartype(
     conf=BeartypeConf(
         is_pep484_tower=True,  # an int is a float, as type checkers have it
-        hint_overrides=FrozenDict({IO[bytes]: io.IOBase}),  # a zip's member has no `mode`, which IO asks for
+        # JAX takes NumPy's arrays wherever it takes its own; a zip's member has no `mode`, which IO asks for.
+        hint_overrides=FrozenDict({jax.Array: jax.typing.ArrayLike, IO[bytes]: io.IOBase}),
     )
 )
 
