@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jaxtyping import Bool, Float
+
+Array = Any  # of jax or of NumPy: what comes out is of the kind that went in
 
 
 def module(x: Any) -> ModuleType:

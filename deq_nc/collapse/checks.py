@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,10 @@ from jax import Array
 
 from deq_nc.geometry import float_type
 
+Numbers = Any  # an array of jax or NumPy, lists of numbers, a PyTorch tensor: what `as_array` reads
 
-def as_array(name: str, x: Any) -> Array | np.ndarray:
+
+def as_array(name: str, x: Numbers) -> Array | np.ndarray:
     """x as a jax or NumPy array of numbers; a PyTorch tensor is detached, and widened where NumPy lacks its dtype.
 
     Raises ValueError for what is not numbers.
@@ -34,7 +36,7 @@ def as_array(name: str, x: Any) -> Array | np.ndarray:
     return x
 
 
-def as_floats(name: str, x: Any) -> Array:
+def as_floats(name: str, x: Numbers) -> Array:
     """x as float32, or float64 where it came so under x64; half precision is widened. Raises ValueError otherwise."""
     x = as_array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -43,7 +45,7 @@ def as_floats(name: str, x: Any) -> Array:
     return x.astype(float_type(x.dtype))
 
 
-def as_labels(x: Any, num_classes: int) -> Array:
+def as_labels(x: Numbers, num_classes: int) -> Array:
     """Labels as integers that 32 bits hold: what lies beyond becomes -1, it would be wrapped into a valid label."""
     y = as_array("labels", x)
     if not jnp.issubdtype(y.dtype, jnp.integer):
@@ -61,7 +63,24 @@ def _require(ok: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def as_inputs(features, labels, weights, bias, num_classes, mask, majority) -> tuple[Array | None, ...]:
+class Inputs(NamedTuple):
+    features: Array
+    labels: Array
+    weights: Array | None
+    bias: Array | None
+    mask: Array | None
+    majority: Array | None
+
+
+def as_inputs(
+    features: Numbers,
+    labels: Numbers,
+    weights: Numbers | None,
+    bias: Numbers | None,
+    num_classes: int,
+    mask: Numbers | None,
+    majority: Numbers | None,
+) -> Inputs:
     """The arguments of `measure` as arrays of agreeing shapes and dtypes; ValueError names both shapes otherwise."""
     k = num_classes
     _require(k >= 2, f"num_classes: expected at least 2, got {k}. Collapse compares classes.")
@@ -79,7 +98,7 @@ def as_inputs(features, labels, weights, bias, num_classes, mask, majority) -> t
             w.shape == (k, d), f"weights: expected [K, D] = [{k}, {d}] for features [{n}, {d}], got {list(w.shape)}."
         )
     if bias is not None:
-        _require(w is not None, "bias: given without weights. Pass weights too.")
+        _require(weights is not None, "bias: given without weights. Pass weights too.")
         b = as_floats("bias", bias).astype(h.dtype)
         _require(b.shape == (k,), f"bias: expected shape [{k}], got {list(b.shape)}.")
     if mask is not None:
@@ -90,18 +109,18 @@ def as_inputs(features, labels, weights, bias, num_classes, mask, majority) -> t
         a = jnp.asarray(as_array("majority", majority))
         _require(a.shape == (k,), f"majority: expected {k} booleans, one a class, got shape {list(a.shape)}.")
         _require(a.dtype == bool, f"majority: expected booleans, got {a.dtype}. Mark classes, do not list them.")
-    return h, y, w, b, m, a
+    return Inputs(h, y, w, b, m, a)
 
 
-def refuse_bad_values(arrays: tuple[Array | None, ...], collapse: Any, num_classes: int, labels: Any) -> None:
+def refuse_bad_values(given: Inputs, collapse: Any, num_classes: int, labels: Numbers) -> None:
     """ValueError for labels out of range, an empty mask and numbers that are not finite; silent inside jit.
 
     labels: as they came. The features are read again only when the result is not finite.
     """
-    h, y, w, b, m, _ = arrays
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((arrays, collapse))):
+    h, y, w, b, m, _ = given
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((given, collapse))):
         return
-    used = np.ones(len(y), bool) if m is None else np.asarray(m)
+    used: np.ndarray = np.ones(len(y), np.bool_) if m is None else np.asarray(m)
     if int(collapse.outside):
         rows = np.flatnonzero(used & ((np.asarray(y) < 0) | (np.asarray(y) >= num_classes)))
         came = int(as_array("labels", labels)[rows[0]])

@@ -29,7 +29,7 @@ def decide(
     """
     few = -(-len(row) // FEW)
     far = inside & ~(jnp.sqrt(square) < tables.radius[row])
-    unknown = jnp.nan if tables.weights is None else 1
+    unknown = jnp.nan if tables.classifier is None else 1
     own = jnp.broadcast_to(jnp.asarray([unknown, 1, unknown], e.dtype)[:, None], (3, len(row)))
 
     def of_few() -> Array:
@@ -48,10 +48,10 @@ def decide_by_products(e: Array, tables: Tables, row: Array) -> Float[Array, "3 
     score = e @ tables.mc.T - tables.half[row]
     near = score >= jnp.max(score, 1, keepdims=True)
     nearest = _of_own(near, row).astype(e.dtype)
-    if tables.weights is None:
+    if tables.classifier is None:
         unknown = jnp.full_like(nearest, jnp.nan)
         return jnp.stack([unknown, nearest, unknown])
-    logits = e @ tables.weights.T + tables.logits[row]
+    logits = e @ tables.classifier.weights.T + tables.classifier.logits[row]
     top = jnp.max(logits, 1)
     both = jnp.max(jnp.where(near, logits, -jnp.inf), 1)
     return jnp.stack([(_of_own(logits, row) >= top).astype(e.dtype), nearest, (both >= top).astype(e.dtype)])

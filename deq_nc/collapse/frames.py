@@ -81,10 +81,12 @@ class Blocks(NamedTuple):
 def blocks(f: Frame, majority: Bool[Array, " K"], present: Bool[Array, " K"], scale: Float[Array, ""]) -> Blocks:
     """Block means of a frame for the classes marked in majority [K] and those not marked; its vectors are `scale` times
     what the norms are reported of."""
-    masks = [f.pairs & block for block in block_masks(majority)]
+    both, cross, minority = (f.pairs & block for block in block_masks(majority))
     return Blocks(
-        *(mean_where(f.cosine, mask) for mask in masks),
-        _max_where(f.cosine, masks[-1]),
+        mean_where(f.cosine, both),
+        mean_where(f.cosine, cross),
+        mean_where(f.cosine, minority),
+        _max_where(f.cosine, minority),
         mean_where(f.norm, majority & present) / scale,
         mean_where(f.norm, ~majority & present) / scale,
     )

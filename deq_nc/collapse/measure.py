@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from deq_nc.geometry import gram_distance, mean_where, nc2, nc2_floor, normalised, safe_norm, shape_distance, simplex
 
-from .checks import as_inputs, refuse_bad_values
+from .checks import Numbers, as_inputs, refuse_bad_values
 from .frames import Blocks, blocks, frame
 from .moments import class_moments
 from .residuals import ResidualSums, residual_sums
@@ -78,35 +79,45 @@ class Collapse:
 
 
 def measure(
-    features: Float[Array, "N D"],
-    labels: Int[Array, " N"],
-    weights: Float[Array, "K D"] | None,
-    bias: Float[Array, " K"] | None = None,
+    features: Numbers,
+    labels: Numbers,
+    weights: Numbers | None,
+    bias: Numbers | None = None,
     *,
     num_classes: int,
-    mask: Bool[Array, " N"] | None = None,
-    majority: Bool[Array, " K"] | None = None,
+    mask: Numbers | None = None,
+    majority: Numbers | None = None,
     lanes: int | None = None,
 ) -> Collapse:
     """Neural-collapse metrics of features H [N, D] with labels y [N] and the classifier logits = H W^T + b.
 
-    Takes anything with `__array__` (NumPy, PyTorch on the CPU). mask [N]: False rows do not count. majority [K]:
-    adds the metrics by block. weights None: the weight metrics are NaN. Works under jit, vmap and grad.
+    Takes what NumPy can read: its arrays and jax's, lists, PyTorch tensors. mask [N]: False rows do not count.
+    majority [K]: adds the metrics by block. weights None: the weight metrics are NaN. Works under jit, vmap and grad.
     lanes: over how many devices the rows are divided, so that they need not move; read off `features` where None, but
     inside jit, where nothing shows it, 1. A ValueError where it does not divide N.
     Raises ValueError outside jit for wrong shapes, labels outside 0..K-1, features that are not finite (rows named), an
     empty mask, K < 2; inside jit the metrics turn NaN and `outside` counts the rows left out.
     """
-    arrays = as_inputs(features, labels, weights, bias, num_classes, mask, majority)
-    with one_lapack_thread(arrays):
-        lanes = lanes or lanes_of(arrays[0])
-        collapse = jax.block_until_ready(measure_arrays(*arrays, num_classes=num_classes, lanes=lanes))
-    refuse_bad_values(arrays, collapse, num_classes, labels)
+    given = as_inputs(features, labels, weights, bias, num_classes, mask, majority)
+    with one_lapack_thread(given):
+        lanes = lanes or lanes_of(given.features)
+        collapse = jax.block_until_ready(measure_arrays(*given, num_classes=num_classes, lanes=lanes))
+    refuse_bad_values(given, collapse, num_classes, labels)
     return collapse
 
 
 @partial(jax.jit, static_argnames=("num_classes", "lanes"))
-def measure_arrays(features, labels, weights, bias, mask, majority, *, num_classes, lanes=1) -> Collapse:
+def measure_arrays(
+    features: Float[Array, "N D"],
+    labels: Int[Array, " N"],
+    weights: Float[Array, "K D"] | None,
+    bias: Float[Array, " K"] | None,
+    mask: Bool[Array, " N"] | None,
+    majority: Bool[Array, " K"] | None,
+    *,
+    num_classes: int,
+    lanes: int = 1,
+) -> Collapse:
     """`measure` without its checks, on arrays as `as_inputs` returns them."""
     with jax.default_matmul_precision("highest"):
         moments = class_moments(features, labels, num_classes, mask, scatter=False, lanes=lanes)
@@ -126,23 +137,21 @@ def summarise(tables: Tables, sums: ResidualSums, majority: Bool[Array, " K"] | 
     whitened = sums.whitened * means_differ
     means = frame(mc, tables.gram, present)
     everyone = jnp.ones(k, bool)
-    no_weights = tables.weights is None
     unknown = jnp.full((k, k), jnp.nan, mc.dtype)
-    w = jnp.full_like(mc, jnp.nan) if no_weights else tables.weights
+    w, gram_weights, logits, at_means = tables.classifier or (jnp.full_like(mc, jnp.nan), unknown, unknown, None)
     has_weights = jnp.any(w != 0)
     weights_differ = jnp.where(has_weights, 1, jnp.nan).astype(mc.dtype)
     # Ties count as right, so that a classifier which is 0 throughout would be.
     choice = mc.dtype.type(1)
-    if not no_weights:
-        choice = jnp.where(has_weights | jnp.any(tables.logits != tables.logits[:, :1]), 1, jnp.nan).astype(mc.dtype)
-    logits = unknown if no_weights else tables.gram_logits
-    weights = frame(w, unknown if no_weights else tables.gram_weights, everyone)
+    if at_means is not None:
+        choice = jnp.where(has_weights | jnp.any(at_means != at_means[:, :1]), 1, jnp.nan).astype(mc.dtype)
+    weights = frame(w, gram_weights, everyone)
     both = present[:, None] & present[None]
     etf = simplex(present.astype(mc.dtype))
     pairs = both & ~jnp.eye(k, dtype=bool)
     ratio = (variance[:, None] + variance[None]) / (2 * jnp.where(pairs, tables.distance, 1))
     trace = jnp.sum(whitened) / samples * classes
-    groups = {}
+    groups: dict[str, Any] = {}
     if majority is not None:
         groups = dict(
             nc1_majority=jnp.sum(whitened, where=majority) / jnp.sum(count, where=majority),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -50,7 +51,8 @@ def measure_npz(path: str | os.PathLike) -> Collapse:
     if classes > max(sizes["N"], 2) and "K" not in sizes:
         raise NpzError(f"{path}: labels: expected 0..K-1 with K <= N = {sizes['N']}, got {classes - 1}. Renumber them.")
     try:
-        return measure(**{"weights": None, **arrays}, num_classes=max(classes, 2))
+        given: dict[str, Any] = {"weights": None, **arrays}
+        return measure(**given, num_classes=max(classes, 2))
     except ValueError as error:
         raise NpzError(f"{path}: {error}") from error
 

@@ -8,22 +8,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
-from .checks import as_floats, as_inputs
+from .checks import Numbers, as_floats, as_inputs
 from .measure import Collapse, measure, measure_arrays
 from .sums import lanes_of
 
 
 def measure_trajectory(
-    features: Float[jax.Array, "T N D"],
-    labels: Int[jax.Array, " N"],
-    weights: Float[jax.Array, "K D"] | None,
-    bias: Float[jax.Array, " K"] | None = None,
+    features: Numbers,
+    labels: Numbers,
+    weights: Numbers | None,
+    bias: Numbers | None = None,
     *,
     num_classes: int,
-    mask: Bool[jax.Array, " N"] | None = None,
-    majority: Bool[jax.Array, " K"] | None = None,
+    mask: Numbers | None = None,
+    majority: Numbers | None = None,
     lanes: int | None = None,
 ) -> Collapse:
     """`measure` at each of T moments of the same samples; every field of the result gains a leading axis T.
@@ -40,7 +40,7 @@ def measure_trajectory(
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _map(h, arrays, num_classes, lanes):
+def _map(h: Float[jax.Array, "T N D"], arrays: tuple[jax.Array | None, ...], num_classes: int, lanes: int) -> Collapse:
     return jax.lax.map(lambda moment: measure_arrays(moment, *arrays, num_classes=num_classes, lanes=lanes), h)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .checks import as_array, as_floats, as_inputs
+from .checks import Numbers, as_array, as_floats, as_inputs
 from .measure import Collapse, summarise
 from .moments import ClassMoments, class_moments, merge
 from .residuals import residual_sums
@@ -41,7 +41,12 @@ def stream_moments(batches: Iterable[tuple], num_classes: int) -> ClassMoments:
 
 
 def measure_stream(
-    batches: Batches, weights: Any, bias: Any = None, *, num_classes: int, majority: Any = None
+    batches: Batches,
+    weights: Numbers | None,
+    bias: Numbers | None = None,
+    *,
+    num_classes: int,
+    majority: Numbers | None = None,
 ) -> Collapse:
     """`measure` over batches: `batches()` gives a fresh iterable of (features, labels) or (features, labels, mask).
 
@@ -79,8 +84,9 @@ def measure_stream(
 def _arrays(batch: tuple, num_classes: int) -> tuple[Array, Array, Array | None]:
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
         raise ValueError("batches: expected (features, labels) or (features, labels, mask) a batch.")
-    h, y, _, _, mask, _ = as_inputs(*batch[:2], None, None, num_classes, batch[2] if len(batch) == 3 else None, None)
-    return h, y, mask
+    mask = batch[2] if len(batch) == 3 else None
+    given = as_inputs(batch[0], batch[1], None, None, num_classes, mask, None)
+    return given.features, given.labels, given.mask
 
 
 def _name_bad_rows(batches: Iterable[tuple], num_classes: int) -> None:
@@ -100,7 +106,7 @@ def _highest(f: Callable, **kwargs: Any) -> Callable:
 
 
 @partial(_highest, static_argnames=("num_classes", "lanes"))
-def _with(total: ClassMoments | None, h: Array, y: Array, mask: Array | None, *, num_classes: int, lanes: int):
+def _with(total: ClassMoments | None, h: Array, y: Array, mask: Array | None, *, num_classes: int, lanes: int) -> Any:
     new = class_moments(h, y, num_classes, mask, lanes=lanes)
     return new if total is None else merge(total, new)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,15 @@ from .directions import SMALL, pseudo_inverse
 from .moments import ClassMoments
 
 
+class Classifier(NamedTuple):
+    """weights W [K, D]; gram [K, K] = W W^T; product [K, K] = W Mc^T; logits [K, K] at the class means (row: mean)."""
+
+    weights: Array
+    gram: Array
+    product: Array
+    logits: Array
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Tables:
@@ -23,9 +33,8 @@ class Tables:
     scale, scale_weights: powers of two, c = `unit` of the centred means and c_W of the weights. All else but `moments`
     is of c H and c_W W, so that metrics are the same at every scale of features and weights.
     mc [K, D] centred means, gram [K, K] = Mc Mc^T, distance [K, K] = ||mu_i - mu_j||^2, inverse T = Mc^+ [D, K],
-    half = distance/2 (inf towards absent classes), gram_weights W W^T, gram_logits W Mc^T, logits [K, K] at the class
-    means (row: mean), rank of Mc, radius [K]: a sample nearer than it to its class mean is given its own class by
-    the logits and by the nearest mean. The tables of the classifier are None without weights.
+    half = distance/2 (inf towards absent classes), rank of Mc, radius [K]: a sample nearer than it to its class mean is
+    given its own class by the logits and by the nearest mean.
     """
 
     moments: ClassMoments
@@ -37,10 +46,7 @@ class Tables:
     inverse: Array
     rank: Array
     half: Array
-    weights: Array | None
-    gram_weights: Array | None
-    gram_logits: Array | None
-    logits: Array | None
+    classifier: Classifier | None
     radius: Array
 
 
@@ -56,23 +62,23 @@ def make_tables(
     distance = pair_distances(mc, gram)
     half = jnp.where(moments.present[None], jax.lax.stop_gradient(distance) / 2, jnp.inf)
     radius = _least(jnp.sqrt(half / 2))  # half the way to the nearest other mean
-    gram_weights = gram_logits = logits = None
+    classifier = None
     if weights is not None:
         scale_weights = unit(weights)
         weights = weights * scale_weights
-        gram_weights, gram_logits = weights @ weights.T, weights @ mc.T
+        gram_weights, product = weights @ weights.T, weights @ mc.T
         # The logits at mu_G are rounded once for all samples; only mu_y - mu_G and e vary.
         centre = weights @ (moments.reference * scale) + weights @ (moments.global_shift * scale)
         if bias is not None:
             most = jnp.finfo(mc.dtype).max / 4  # where the bias is all, its differences stay finite
             centre = centre + jnp.clip(bias * scale * scale_weights, -most, most)
-        logits = gram_logits.T + centre[None]
+        logits = product.T + centre[None]
         # Along w_k - w_y the logits of k and y change by at most its length: the margin at mu_y over it.
         margin = jnp.maximum(jnp.diagonal(logits)[:, None] - logits, 0)
         radius = jnp.minimum(radius, _least(margin / _apart(gram_weights, mc.shape[1])))
+        classifier = Classifier(weights, gram_weights, product, logits)
     radius = jax.lax.stop_gradient(0.999 * radius)
-    rest = mc, gram, distance, inverse, rank, half, weights, gram_weights, gram_logits, logits, radius
-    return Tables(moments, scale, scale_weights, *rest)
+    return Tables(moments, scale, scale_weights, mc, gram, distance, inverse, rank, half, classifier, radius)
 
 
 def pair_distances(mc: Float[Array, "K D"], gram: Float[Array, "K K"]) -> Float[Array, "K K"]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
