@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from .tables import Tables
 
@@ -20,7 +20,7 @@ def decide(
     e: Float[Array, "B D"],
     square: Float[Array, " B"],
     tables: Tables,
-    row: Int[Array, " B"],
+    row: Integer[Array, " B"],
     inside: Bool[Array, " B"],
 ) -> Float[Array, "3 B"]:
     """1 where the logits choose y, where the nearest mean is mu_y, where both choose alike (NaN: no weights).

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from deq_nc.geometry import gram_distance, mean_where, nc2, nc2_floor, normalised, safe_norm, shape_distance, simplex
 
@@ -109,7 +109,7 @@ def measure(
 @partial(jax.jit, static_argnames=("num_classes", "lanes"))
 def measure_arrays(
     features: Float[Array, "N D"],
-    labels: Int[Array, " N"],
+    labels: Integer[Array, " N"],
     weights: Float[Array, "K D"] | None,
     bias: Float[Array, " K"] | None,
     mask: Bool[Array, " N"] | None,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from .sums import lanes_of, over_lanes, sum_axis, sum_chunks
 
@@ -73,7 +73,7 @@ class ClassMoments:
         return jnp.where(self.present[:, None] & some, away, 0)
 
 
-def class_of(labels: Int[Array, " N"], num_classes: int) -> Int[Array, " N"]:
+def class_of(labels: Integer[Array | np.ndarray, " N"], num_classes: int) -> Integer[Array, " N"]:
     """labels as int32 [N], K where they are not in 0..K-1: integers of 64 bits are compared before they are cut."""
     xp = np if isinstance(labels, np.ndarray) else jnp
     labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
@@ -81,16 +81,16 @@ def class_of(labels: Int[Array, " N"], num_classes: int) -> Int[Array, " N"]:
     return jnp.where(inside, xp.where(inside, labels, 0).astype(jnp.int32), num_classes)
 
 
-def class_sums(values: Float[Array, "N ..."], labels: Int[Array, " N"], num_classes: int) -> Float[Array, "K ..."]:
+def class_sums(values: Float[Array, "N ..."], labels: Integer[Array, " N"], num_classes: int) -> Float[Array, "K ..."]:
     """sum_{i: y_i = k} values_i [K, ...]; labels outside 0..K-1 are left out."""
     return jax.ops.segment_sum(values, jnp.where(labels < 0, num_classes, labels), num_classes)
 
 
 def class_moments(
-    features: Float[Array, "N D"],
-    labels: Int[Array, " N"],
+    features: Float[Array | np.ndarray, "N D"],
+    labels: Integer[Array | np.ndarray, " N"],
     num_classes: int,
-    mask: Bool[Array, " N"] | None = None,
+    mask: Bool[Array | np.ndarray, " N"] | None = None,
     *,
     scatter: bool = True,
     lanes: int | None = None,
@@ -109,7 +109,7 @@ def class_moments(
     return over_lanes(part, merge_axis, lanes or lanes_of(features), features, slot)
 
 
-def _moments(features: Float[Array, "N D"], slot: Int[Array, " N"], num_classes: int, scatter: bool) -> ClassMoments:
+def _moments(features: Array, slot: Integer[Array, " N"], num_classes: int, scatter: bool) -> ClassMoments:
     """class_moments of one lane; slot: the class, K where the label is outside 0..K-1, K + 1 where masked."""
     k, n = num_classes, len(features)
     row = jnp.minimum(slot, k - 1)

@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from .decisions import decide, decide_by_products
 from .moments import class_of, class_sums
@@ -37,7 +37,7 @@ class ResidualSums:
 
 def residual_sums(
     features: Float[Array, "N D"],
-    labels: Int[Array, " N"],
+    labels: Integer[Array, " N"],
     tables: Tables,
     mask: Bool[Array, " N"] | None = None,
     *,

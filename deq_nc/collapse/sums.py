@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Float
 
 # Floats of a chunk of features: it stays in cache, and 50,000 x 512 took 3x longer with [N, D] temporaries. A chunk has
 # at least as many rows as there are classes: it reads a [K, D] table. At K = 1000, D = 2048 both passes take .87 times
@@ -18,14 +18,14 @@ CHUNK = 2**20
 LANE = "lane of deq_nc.collapse"  # the axis name of over_lanes; no other vmap has it
 
 
-def lanes_of(features: Float[Array, "... N D"]) -> int:
+def lanes_of(features: Array | np.ndarray) -> int:
     """The number of parts into which the rows of an array at hand are divided over devices; 1 for a traced one."""
     if not isinstance(features, jax.Array) or isinstance(features, jax.core.Tracer) or not features.size:
         return 1
     return features.shape[-2] // features.sharding.shard_shape(features.shape)[-2]
 
 
-def over_lanes(f: Callable[..., Any], merge: Callable[[Any, str], Any], lanes: int, *arrays: Array) -> Any:
+def over_lanes(f: Callable[..., Any], merge: Callable[[Any, str], Any], lanes: int, *arrays: Array | np.ndarray) -> Any:
     """merge(f(rows of a lane), axis name) over the lanes, so that sharded rows are not moved; one lane: f alone.
 
     Raises ValueError where `lanes` does not divide the rows.

@@ -41,6 +41,7 @@ def test_stream_equals_array(data):
         assert got[name] == pytest.approx(value, rel=2e-5, abs=2e-6, nan_ok=True), name
 
 
+@pytest.mark.other_types
 def test_refusals(data):
     h, y, w = data
     with pytest.raises(TypeError, match="function returning an iterable, got generator"):
