@@ -93,7 +93,7 @@ def frobenius_map(
         lambda a: np.tile(a, (g.size // seeds,) + (1,) * (a.ndim - 1)), starts(k, k - 1, seeds, 1.0, True)
     )
     values, x = jax.tree.map(
-        np.asarray, compiled_descent(arm, "frobenius", True, k - 1, max_steps)(x0, np.ones(k), s, g, np.ones(3))
+        np.asarray, compiled_descent(arm, "frobenius", True, max_steps)(x0, np.ones(k), s, g, np.ones(3))
     )
     values = values.reshape(*shape, seeds)
     best = np.argmin(values, axis=-1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -44,7 +45,7 @@ def run(options: TheoryOptions) -> None:
     Console().print(_counts_table(options, scales) if options.counts else _step_table(options, scales))
 
 
-def _step_table(options: TheoryOptions, scales: list[tuple[str, float]]):
+def _step_table(options: TheoryOptions, scales: list[tuple[str, float]]) -> Any:
     import numpy as np
     from rich.table import Table
 
@@ -57,7 +58,7 @@ def _step_table(options: TheoryOptions, scales: list[tuple[str, float]]):
     for arm, _, _ in rows:
         table.add_column(arm, justify="right")
 
-    def line(name: str, text) -> None:
+    def line(name: str, text: Callable[[float, Any], str]) -> None:
         table.add_row(name, *(text(at, o) for _, at, o in rows))
 
     def cosine(name: str, attribute: str) -> None:
@@ -81,7 +82,7 @@ def _step_table(options: TheoryOptions, scales: list[tuple[str, float]]):
     return table
 
 
-def _counts_table(options: TheoryOptions, scales: list[tuple[str, float]]):
+def _counts_table(options: TheoryOptions, scales: list[tuple[str, float]]) -> Any:
     import numpy as np
     from rich.table import Table
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -123,8 +124,8 @@ def bridge(
         left, right = block_cosines(got, big), block_cosines(want, big)
         lines = [(f"cosine_{block}", f"cosine, {block}", _number(left[block]), _number(right[block])) for block in left]
         for group, who in groups.items():
-            norms = [float(np.sqrt(np.diag(gram)[who].clip(0)).mean()) for gram in (got, want)]
-            lines.append((f"norm_{group}", f"norm, {group}", *norms))
+            left_norm, right_norm = (float(np.sqrt(np.diag(gram)[who].clip(0)).mean()) for gram in (got, want))
+            lines.append((f"norm_{group}", f"norm, {group}", left_norm, right_norm))
         lines += [
             ("to_optimum", "distance to this prediction", shape_distance(got, want), 0.0),
             ("to_etf", "distance to the ETF", nc2(got), nc2(want)),
@@ -137,7 +138,7 @@ def bridge(
     return Bridge(arm, s, gain, before, float(n.max() / n.min()), threshold, big, tuple(rows))
 
 
-def _predict(n: np.ndarray, big: np.ndarray, s: float):
+def _predict(n: np.ndarray, big: np.ndarray, s: float) -> tuple[float, Any, Any, Any, float | None]:
     """(loss, W W^T, H^T H, Z, R0) of the norm-constrained optimum for these counts, in the order of the classes."""
     k, levels = n.size, np.unique(n)
     if levels.size == 1:

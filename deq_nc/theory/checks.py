@@ -27,7 +27,7 @@ def require_one_of(name: str, came: Any, choices: tuple[str, ...]) -> None:
     require(came in choices, name, "one of " + ", ".join(choices), came, "Choose one of these.")
 
 
-def _finite(x: Any) -> np.ndarray:
+def _finite(x: Any) -> Any:
     return np.isfinite(np.asarray(x, dtype=float))
 
 

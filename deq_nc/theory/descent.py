@@ -26,7 +26,7 @@ class _State(NamedTuple):
 
 
 def _dot(a: Any, b: Any) -> Array:
-    return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+    return sum((jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))), start=jnp.zeros(()))
 
 
 def projected_descent(
@@ -43,7 +43,7 @@ def projected_descent(
     """
     eps = jnp.finfo(jnp.result_type(float)).eps
 
-    def step(_, s: _State) -> _State:
+    def step(_: Any, s: _State) -> _State:
         beta = s.age / (s.age + 3.0)
         y = jax.tree.map(lambda a, b: a + beta * (a - b), s.x, s.before)
         fy, g = jax.value_and_grad(f)(y)

@@ -6,15 +6,19 @@ Letters: W [K,d], V [d,d] (or its diagonal [d]), H0 [d,K], Z = W A(V) H0, A and 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from deq_nc.theory.arms import ARMS, Budget, applied
 from deq_nc.theory.checks import float64, require, require_counts, require_dim, require_one_of
 from deq_nc.theory.descent import cross_entropies, onto_ball, onto_spectral_ball, projected_descent
+
+Point = dict[str, Array]  # W [K, d], V, H [d, K]
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class ArmOptimum:
         return int(np.sum(s > 1e-3 * s[0])) if s[0] > 1e-9 else 0
 
 
-def _descend(x0, n, scale, gain, decays, *, arm, kind, aligned, dim, max_steps):
+def _descend(
+    x0: Point, n: Array, scale: Array, gain: Array, decays: Array, *, arm: str, kind: str, aligned: bool, max_steps: int
+) -> tuple[Array, Point]:
     """(value, x) of one descent; `decays` = (lW, lH, lV), unused unless kind is decay."""
     k = n.size
     pi = n / jnp.sum(n)
@@ -55,13 +61,13 @@ def _descend(x0, n, scale, gain, decays, *, arm, kind, aligned, dim, max_steps):
     # Under decay H is H0 diag(sqrt(n)), whose decay is lH ||H||_F^2: as well conditioned as W is.
     root = jnp.sqrt(n)[None, :] if kind == "decay" else jnp.ones((1, k))
 
-    def f(x):
+    def f(x: Point) -> Array:
         ce = pi @ cross_entropies(x["W"] @ applied(arm, x["V"], x["H"] / root))
         if kind != "decay":
             return ce
         return ce + 0.5 * sum(l * jnp.sum(x[name] ** 2) for l, name in ((l_w, "W"), (l_h, "H"), (l_v, "V")))
 
-    def project(x):
+    def project(x: Point) -> Point:
         V = jnp.maximum(x["V"], 0.0) if aligned else x["V"]
         if kind == "frobenius":
             V = onto_ball(V, gain)
@@ -93,9 +99,9 @@ def starts(k: int, dim: int, seeds: int, gain: float, aligned: bool) -> dict[str
 
 
 @functools.cache
-def compiled_descent(arm: str, kind: str, aligned: bool, dim: int, max_steps: int):
+def compiled_descent(arm: str, kind: str, aligned: bool, max_steps: int) -> Callable:
     """(x0, counts [K], scales, gains, decays [3]) -> (values, x): one descent a row of x0, scales and gains."""
-    one = functools.partial(_descend, arm=arm, kind=kind, aligned=aligned, dim=dim, max_steps=max_steps)
+    one = functools.partial(_descend, arm=arm, kind=kind, aligned=aligned, max_steps=max_steps)
     return jax.jit(jax.vmap(one, in_axes=(0, None, 0, 0, None)))
 
 
@@ -123,7 +129,7 @@ def minimise(
     require_dim(n.size, dim)
     x0 = starts(n.size, dim, seeds, budget.gain, aligned)
     decays = np.array([budget.decay_weights, budget.decay_features, budget.decay_arm])
-    run = compiled_descent(arm, budget.kind, aligned, dim, max_steps)
+    run = compiled_descent(arm, budget.kind, aligned, max_steps)
     scales, gains = np.full(seeds, budget.scale or 1.0), np.full(seeds, float(budget.gain))
     values, x = jax.tree.map(np.asarray, run(x0, n, scales, gains, decays))
     best = int(np.nanargmin(values))

@@ -9,11 +9,13 @@ f(Z) - (K s ||grad f(Z)||_2 + <grad f(Z), Z>), since f is convex and the norms a
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from deq_nc.geometry import simplex
 from deq_nc.theory.checks import float64, require, require_counts, require_dim, require_scale
@@ -44,20 +46,20 @@ class CountsOptimum:
         return (vt.T * s) @ vt
 
 
-def _certificate(f, z, budget):
+def _certificate(f: Callable[[Array], Array], z: Array, budget: Array) -> tuple[Array, Array]:
     value, g = jax.value_and_grad(f)(z)
     return value, budget * jnp.linalg.norm(g, ord=2) + jnp.sum(g * z)
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
-def _solve(pi, scale, tol, max_steps):
+def _solve(pi: Array, scale: Array, tol: Array, max_steps: int) -> tuple[Array, Array, Array, Array]:
     k = pi.size
     budget = k * scale
 
-    def f(z):
+    def f(z: Array) -> Array:
         return pi @ cross_entropies(z)
 
-    def finished(z):
+    def finished(z: Array) -> Array:
         value, gap = _certificate(f, z, budget)
         return gap <= tol * value
 

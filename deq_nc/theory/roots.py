@@ -23,11 +23,11 @@ def bracketed_root(
     """
     eps = jnp.finfo(jnp.result_type(lo, hi)).eps
 
-    def unfinished(state):
+    def unfinished(state: tuple) -> Array:
         *_, steps, done = state
         return (steps < max_steps) & ~done
 
-    def step(state):
+    def step(state: tuple) -> tuple:
         a, b, c, fa, fb, fc, t, steps, _ = state
         x = a + t * (b - a)
         fx = f(x)

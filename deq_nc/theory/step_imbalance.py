@@ -14,23 +14,25 @@ Letters: a1, e1, vA, vB, u, v, P_A, P_B as above; p is the softmax of a majority
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from deq_nc.theory.checks import float64, require, require_dim, require_scale, require_step
 from deq_nc.theory.optimum import StepOptimum
 from deq_nc.theory.roots import bracketed_root
 
 
-def _log_softplus(x):
+def _log_softplus(x: Array) -> Array:
     """log log(1 + e^x): equal to x below -37, where log1p rounds to its argument."""
     return jnp.where(x < -37.0, x, jnp.log(jnp.logaddexp(0.0, jnp.maximum(x, -37.0))))
 
 
-def _at(log_lam, log_ratio, theta, ka, kb):
+def _at(log_lam: Array, log_ratio: Array, theta: Array, ka: Array, kb: Array) -> tuple[Array, Array, Array, Array]:
     """(a1, e1, vA, b) that are stationary for a multiplier Lambda and an angle theta of v."""
     k = ka + kb
     cos, sin = jnp.cos(theta), jnp.sin(theta)
@@ -47,12 +49,12 @@ def _at(log_lam, log_ratio, theta, ka, kb):
     return a1, e1, va, b
 
 
-def stationary(log_lam, log_ratio, ka, kb):
+def stationary(log_lam: Array, log_ratio: Array, ka: Array, kb: Array) -> tuple[Array, Array, Array, Array, Array]:
     """The same with theta solved from tan theta = b / vA, and the nuclear norm it spends."""
     k = ka + kb
     most = jnp.arcsin(jnp.minimum(1.0, jnp.sqrt(k / ka) * jnp.exp(-jnp.maximum(log_lam, 0.0))))
 
-    def misaligned(theta):
+    def misaligned(theta: Array) -> Array:
         _, _, va, b = _at(log_lam, log_ratio, theta, ka, kb)
         return va * jnp.sin(theta) - b * jnp.cos(theta)
 
@@ -63,7 +65,9 @@ def stationary(log_lam, log_ratio, ka, kb):
     return a1, e1, va, b, spent
 
 
-def _evaluate(a1, e1, va, b, log_ratio, scale, ka, kb):
+def _evaluate(
+    a1: Array, e1: Array, va: Array, b: Array, log_ratio: Array, scale: Array, ka: Array, kb: Array
+) -> tuple[Array, Array, Array, Array]:
     """log loss, relative duality gap, log Lambda and |gradient along v| at a feasible point."""
     k = ka + kb
     margin_a = a1 * (1 - 1 / ka) + va * jnp.sqrt(k / kb) / ka
@@ -87,7 +91,7 @@ def _evaluate(a1, e1, va, b, log_ratio, scale, ka, kb):
     return log_loss, relative_gap, top, g
 
 
-def _without_minority(a1, log_ratio, ka, kb):
+def _without_minority(a1: Array, log_ratio: Array, ka: Array, kb: Array) -> tuple[Array, Array]:
     """log Lambda along P_A and log |gradient| along v at v = 0, e1 = 0, where a minority sample sees 1/K everywhere."""
     margin = a1 * (1 - 1 / ka)
     log_own = -jnp.logaddexp(0.0, jnp.logaddexp(jnp.log(ka - 1) - a1, jnp.log(kb) - margin))
@@ -96,7 +100,7 @@ def _without_minority(a1, log_ratio, ka, kb):
     return log_lam, 0.5 * jnp.logaddexp(2 * g_a, jnp.log(ka / (ka + kb)))
 
 
-def _solve(ka, kb, log_ratio, scale):
+def _solve(ka: Array, kb: Array, log_ratio: Array, scale: Array) -> tuple[Array, ...]:
     k = ka + kb
     budget = k * scale
     # Vanishing minority: v = 0, e1 = 0 and all of the budget on a1, if the gradient along v asks for no more.
@@ -121,11 +125,11 @@ CHUNK = 256  # one compiled shape for every diagram, and a slow root holds up it
 
 
 @functools.cache
-def _compiled(function):
+def _compiled(function: Callable) -> Callable:
     return jax.jit(jax.vmap(function))
 
 
-def mapped(function, *args: Any):
+def mapped(function: Callable, *args: Any) -> Any:
     """`function` of float64 scalars over the broadcast of `args`; outputs have the broadcast shape, floats for ()."""
     arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in args))
     shape, size = arrays[0].shape, arrays[0].size
@@ -151,5 +155,5 @@ def step_optimum(majority: Any, minority: Any, ratio: Any, scale: Any, *, dim: i
     out = mapped(_solve, majority, minority, np.log(ratio), scale)
     ka, kb, *_ = np.broadcast_arrays(majority, minority, ratio, scale)
     loss, log_loss, gap, lam, a1, e1, va, vb, collapsed, vanished = out
-    sizes = (ka, kb) if ka.ndim else (ka.item(), kb.item())
-    return StepOptimum(loss, log_loss, gap, lam, a1, e1, va, vb, *sizes, collapsed, vanished)
+    ka, kb = (ka, kb) if ka.ndim else (ka.item(), kb.item())
+    return StepOptimum(loss, log_loss, gap, lam, a1, e1, va, vb, ka, kb, collapsed, vanished)

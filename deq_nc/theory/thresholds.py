@@ -9,13 +9,14 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from deq_nc.theory.checks import float64, require, require_positive, require_scale, require_step
 from deq_nc.theory.roots import bracketed_root
 from deq_nc.theory.step_imbalance import mapped, stationary
 
 
-def _threshold(ka, kb, scale):
+def _threshold(ka: Array, kb: Array, scale: Array) -> Array:
     """log R0: Lambda = 1 and the whole budget spent."""
     k = ka + kb
     budget = k * scale

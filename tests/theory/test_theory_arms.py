@@ -200,6 +200,7 @@ def test_geometry_guards():
     assert cos["majority"] == -1.0 and math.isnan(cos["minority"]) and math.isnan(cos["cross"])
 
 
+@pytest.mark.other_types
 @pytest.mark.parametrize(
     "call, says",
     [
