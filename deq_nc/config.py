@@ -33,7 +33,7 @@ Loss = Literal["cross_entropy", "mse", "logit_adjusted"]  # the keys of losses.L
 Statistics = Literal["fresh", "running"]
 Augment = Literal["none", "crop", "crop_flip"]
 
-ARMS: tuple[str, ...] = get_args(Arm)
+ARMS: tuple[Arm, ...] = get_args(Arm)
 INTEGERS = 2**31  # jax counts and seeds in 32 bits
 FLOATS = 3.4e38  # and computes in float32
 

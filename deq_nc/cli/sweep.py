@@ -60,12 +60,13 @@ def sweep_command(arguments: list[str]) -> int:
     part, parts = _shard(options.shard)
     base = parse_experiment(recipe, rest, "deq-nc sweep RECIPE")
     check_data(base)
+    from deq_nc.runs import folder_of
     from deq_nc.sweep import check, execute, grid, sweep
     from deq_nc.sweep.status import read
     from deq_nc.training import initialize_hosts
 
     settings = grid(base, options.majorities, options.ratios) if options.grid else [base]
-    arms = tuple(dict.fromkeys(options.arms or (ARMS if options.grid else ("explicit", "deq"))))
+    arms: tuple[Arm, ...] = tuple(dict.fromkeys(options.arms or (ARMS if options.grid else ("explicit", "deq"))))
     jobs = sweep(settings, arms, options.seeds, root, options.updates or 0)
     # The longest first: what is left at the end is short, and no worker waits long for the last.
     mine = sorted(jobs, key=lambda job: -job.steps)[part - 1 :: parts]
@@ -75,7 +76,7 @@ def sweep_command(arguments: list[str]) -> int:
     if not options.wait:
         _refuse_held(mine)
     if options.fresh:
-        put_folders_aside([Path(run.workdir) for job in mine for run in job.runs], options.wait)
+        put_folders_aside([folder_of(run) for job in mine for run in job.runs], options.wait)
         check(mine)
     outcome = execute(mine, root, options.jobs or _cores(len(mine)), quiet=options.grid, wait=options.wait)
     for path, text in outcome.failed.items():
@@ -86,7 +87,7 @@ def sweep_command(arguments: list[str]) -> int:
     if outcome.stopped:
         print("stopped; the same command goes on from here")
         return code
-    steps = {Path(run.workdir): job.steps for job in jobs for run in job.runs}
+    steps = {folder_of(run): job.steps for job in jobs for run in job.runs}
     missing = sum(not read(path, steps[path]).finished for path in steps) - len(outcome.failed) - len(outcome.held)
     if missing > 0 and parts > 1:
         print(f"shard {options.shard} is done; {missing} runs are left to the others. The last one makes the page.")

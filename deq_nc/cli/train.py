@@ -30,12 +30,12 @@ def train_command(arguments: list[str]) -> int:
     options = parse_options(TrainOptions, TrainOptions(recipe), rest, "deq-nc train RECIPE")
     experiment = at_home(options.experiment)
     check_data(experiment)
-    from deq_nc.runs import default_workdir
+    from deq_nc.runs import folder_of
     from deq_nc.training import initialize_hosts, train
 
     initialize_hosts()
     if options.fresh:
-        folder = Path(experiment.workdir) if experiment.workdir else default_workdir(experiment)
+        folder = folder_of(experiment)
         put_folders_aside([folder], options.wait)
     train(experiment, wait=options.wait)
     return 0

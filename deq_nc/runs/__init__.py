@@ -7,13 +7,20 @@ and delete nothing. A file is written whole or not at all.
 """
 
 from deq_nc.runs.files import RunError, read_json, write_json, write_text
-from deq_nc.runs.folder import RunFolder, default_workdir, place
+from deq_nc.runs.folder import RunFolder, default_workdir, folder_of, place
 from deq_nc.runs.fresh import put_aside
 from deq_nc.runs.history import History, read_history
 from deq_nc.runs.lock import Held, Lock
+from deq_nc.runs.records import Along, Iterate, Layer, Line, Number, Summary
 from deq_nc.runs.setting import Setting
 
 __all__ = [
+    "Along",
+    "Iterate",
+    "Layer",
+    "Line",
+    "Number",
+    "Summary",
     "Held",
     "History",
     "Lock",
@@ -21,6 +28,7 @@ __all__ = [
     "RunFolder",
     "Setting",
     "default_workdir",
+    "folder_of",
     "place",
     "put_aside",
     "read_history",

@@ -7,8 +7,9 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from deq_nc.config import ConfigError, Experiment, differing_fields
 from deq_nc.disk import patiently, write_whole
 from deq_nc.runs.files import RunError, checksum, read_bytes, read_json, write_json, write_text
 from deq_nc.runs.history import History, dump, read_history
+from deq_nc.runs.records import Line, Summary
 from deq_nc.runs.setting import Setting
 
 # Fields that may differ when a run is continued: where it and its data lie does not change its numbers. What the data
@@ -99,10 +101,10 @@ class RunFolder:
     def history(self) -> History:
         return read_history(self.history_path)
 
-    def write_history(self, lines: list[dict[str, Any]]) -> None:
+    def write_history(self, lines: Iterable[Line]) -> None:
         write_text(self.history_path, dump(lines))
 
-    def append(self, line: dict[str, Any]) -> None:
+    def append(self, line: Line) -> None:
         # A link would lead out of the folder.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         with os.fdopen(os.open(self.history_path, flags, 0o644), "w") as file:
@@ -112,17 +114,17 @@ class RunFolder:
 
     # -- Results -------------------------------------------------------------------------------------------------
 
-    def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+    def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         write_whole({self.path / name: lambda file: np.savez_compressed(file, **arrays)})
 
     def write_json(self, name: str, value: Any) -> None:
         write_json(self.path / name, value)
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: Summary) -> None:
         """The last file of a run; it holds the checksums of the others."""
         there = [path for name in RESULTS if (path := self.path / name).exists()]
         sums = {path.name: checksum(patiently(path.read_bytes)) for path in there}
-        write_json(self.summary_path, summary | {"checksums": sums})
+        write_json(self.summary_path, {**summary, "checksums": sums})
         self.failure_path.unlink(missing_ok=True)
 
     @property
@@ -130,9 +132,9 @@ class RunFolder:
         """Whether there is a summary, sound or not: see `summary`."""
         return self.summary_path.exists()
 
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> Summary | None:
         """summary.json, None before the end. Raises RunError where it is damaged."""
-        return read_json(self.summary_path) if self.finished else None
+        return cast(Summary, read_json(self.summary_path)) if self.finished else None
 
     def damaged(self) -> list[str]:
         """What is wrong with the results of a finished run, a sentence each; [] where all is sound.
@@ -140,7 +142,7 @@ class RunFolder:
         By the checksums in the summary; a run from before them is checked by reading.
         """
         try:
-            sums = (self.summary() or {}).get("checksums")
+            sums: Any = (self.summary() or {}).get("checksums")
             history = self.history()
         except RunError as error:
             return [str(error)]
@@ -177,6 +179,11 @@ def default_workdir(experiment: Experiment, root: Path = Path("runs")) -> Path:
     """ROOT/RECIPE-SETTING/ARM-seedN, for example runs/digits-step-KA3-R10/deq-seed0."""
     setting = Setting.of(dataclasses.asdict(experiment.data))
     return root / f"{experiment.recipe}-{setting.name}" / f"{experiment.arm}-seed{experiment.seed}"
+
+
+def folder_of(experiment: Experiment) -> Path:
+    """The run folder of an experiment: its `workdir`, or the default one."""
+    return Path(experiment.workdir) if experiment.workdir else default_workdir(experiment)
 
 
 def place(folder: Path) -> tuple[Setting, str, int] | None:

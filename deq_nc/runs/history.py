@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from deq_nc.disk import regular
 from deq_nc.runs.files import parse, read_bytes, strict
-
-Line = dict[str, Any]
+from deq_nc.runs.records import Line
 
 
 class History(NamedTuple):
@@ -31,7 +31,7 @@ def read_history(path: Path) -> History:
     if not path.exists():
         return History([], None)
     texts = read_bytes(path).split(b"\n")
-    tail, lines = texts.pop(), []
+    tail, lines = texts.pop(), list[Line]()
     for number, text in enumerate(texts, start=1):
         line, wrong = _parse(text, lines[-1] if lines else None)
         if line is None:
@@ -58,11 +58,11 @@ def last_step(path: Path) -> int:
     return 0
 
 
-def dump(lines: list[Line]) -> str:
+def dump(lines: Iterable[Line]) -> str:
     return "".join(json.dumps(strict(line)) + "\n" for line in lines)
 
 
-def _parse(text: bytes, before: Line | None, keys: tuple[str, ...] = ("epoch", "step")) -> tuple[Line | None, str]:
+def _parse(text: bytes, before: Any, keys: tuple[str, ...] = ("epoch", "step")) -> tuple[Line | None, str]:
     try:
         line = parse(text)
     except (ValueError, RecursionError):
@@ -71,4 +71,4 @@ def _parse(text: bytes, before: Line | None, keys: tuple[str, ...] = ("epoch", "
         return None, f"expected an object with {' and '.join(keys)}, got {text[:40]!r}"
     if before is not None and any(line[key] <= before[key] for key in keys):
         return None, f"expected a step after {before['step']}, got {line['step']}"
-    return line, ""
+    return cast(Line, line), ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from deq_nc.runs import RunFolder
+from deq_nc.runs import RunFolder, folder_of
 from deq_nc.sweep.job import record, run_job
 from deq_nc.sweep.live import Live
 from deq_nc.sweep.plan import Job
@@ -34,7 +34,7 @@ def execute(jobs: Sequence[Job], root: Path, at_once: int, quiet: bool, wait: bo
     """
     root.mkdir(parents=True, exist_ok=True)
     watch = Watch(jobs)
-    left = [job for job in jobs if any(_left(Path(run.workdir)) for run in job.runs)]
+    left = [job for job in jobs if any(_left(folder_of(run)) for run in job.runs)]
     with Live(watch, quiet=not is_leader(), table=at_once > 1) as live:
         if at_once > 1:
             cache = str((root / CACHE).absolute())

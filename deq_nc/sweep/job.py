@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from deq_nc.config import ConfigError
-from deq_nc.runs import Held, Lock, RunFolder
-from deq_nc.sweep.plan import Job
+from deq_nc.runs import Held, Lock, RunFolder, folder_of
+from deq_nc.sweep.plan import Job, Note
 from deq_nc.training import is_leader, train
 
 
-def run_job(job: Job, quiet: bool, wait: bool, stop: Any, note: Callable[[Path, str, str], Any]) -> bool:
+def run_job(job: Job, quiet: bool, wait: bool, stop: Any, note: Note) -> bool:
     """The runs of a job one after another; True if a signal stopped them, in a run or between two.
 
     `note(folder, kind, text)` hears of each: began, then ended, failed or held.
     """
     for experiment in job.runs:
-        folder = Path(experiment.workdir)
+        folder = folder_of(experiment)
         note(folder, "began", "")
         status = None
         try:

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from deq_nc.config import ConfigError, DataConfig, Experiment
+from deq_nc.config import Arm, ConfigError, DataConfig, Experiment
 from deq_nc.data import DataError, Dataset, load, steps_per_epoch
-from deq_nc.runs import RunError, RunFolder, default_workdir
+from deq_nc.runs import RunError, RunFolder, default_workdir, folder_of
 from deq_nc.runs.lock import holder_of
 from deq_nc.training import versions
+
+Kind = Literal["began", "ended", "failed", "held"]
+Note = Callable[[Path, Kind, str], Any]  # hears of the run in a folder
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def grid(
 
 
 def sweep(
-    settings: Sequence[Experiment], arms: Sequence[str], seeds: int, workdir: Path, updates: int = 0
+    settings: Sequence[Experiment], arms: Sequence[Arm], seeds: int, workdir: Path, updates: int = 0
 ) -> list[Job]:
     """The jobs of settings x arms; a setting whose epochs hold fewer than `updates` steps gets more epochs.
 
@@ -92,10 +96,10 @@ def _datasets(data: Sequence[DataConfig]) -> list[Dataset]:
 
 def check(jobs: Sequence[Job]) -> None:
     """Raises ConfigError if a run's folder holds another configuration, other data, or results of other versions."""
-    now, seen = versions(), set()
+    now, seen = versions(), set[Path]()
     for job in jobs:
         for experiment in job.runs:
-            folder = RunFolder(Path(experiment.workdir))
+            folder = RunFolder(folder_of(experiment))
             if folder.path in seen:
                 raise ConfigError(
                     f"workdir: two runs of this sweep share {folder.path}: two ratios print alike, or are equal."
@@ -123,7 +127,7 @@ def holders(jobs: Sequence[Job]) -> dict[Path, str]:
     found = {}
     for job in jobs:
         for run in job.runs:
-            path = Path(run.workdir)
+            path = folder_of(run)
             if not RunFolder(path).finished and (holder := holder_of(path)) is not None:
                 found[path] = holder
     return found

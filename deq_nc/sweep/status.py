@@ -6,14 +6,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from deq_nc.config import ConfigError
-from deq_nc.runs import RunFolder
+from deq_nc.runs import RunFolder, folder_of
 from deq_nc.runs.history import last_step
-from deq_nc.sweep.plan import Job
-
-Kind = Literal["began", "ended", "failed", "held"]
+from deq_nc.sweep.plan import Job, Kind
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Watch:
     def look(self) -> None:
         for job in self.jobs:
             for run in job.runs:
-                path = Path(run.workdir)
+                path = folder_of(run)
                 if path not in self.states or not self.states[path].finished:
                     self.states[path] = read(path, job.steps)
         if not self._seen or self.steps != self._seen[-1][1]:
@@ -78,7 +75,7 @@ class Watch:
         return sum(state.step for state in self.states.values())
 
     def of(self, job: Job) -> list[State]:
-        return [self.states[Path(run.workdir)] for run in job.runs]
+        return [self.states[folder_of(run)] for run in job.runs]
 
     def eta(self) -> str:
         """h:mm:ss for the steps left of runs that neither failed nor are held; "-" until two measurements are seen.

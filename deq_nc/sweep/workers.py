@@ -19,7 +19,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from deq_nc.sweep.plan import Job
+from deq_nc.runs import folder_of
+from deq_nc.sweep.plan import Job, Kind, Note
 from deq_nc.training.stop import SIGNALS
 
 CONTEXT = multiprocessing.get_context("spawn")  # a forked jax deadlocks
@@ -30,7 +31,8 @@ SAID = 800  # letters of a message: below the size that a pipe takes whole or no
 
 def _end_with_parent() -> None:
     """However the parent ends: an orphan would go on writing to folders that the next sweep opens."""
-    wait([multiprocessing.parent_process().sentinel])
+    if parent := multiprocessing.parent_process():
+        wait([parent.sentinel])
     os._exit(1)
 
 
@@ -46,9 +48,9 @@ def _start(job: Job, cpus: tuple[int, ...], cache: str, quiet: bool, patient: bo
     # Settings share the programs of their measurements, and a sweep that goes on compiles nothing again.
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    paths = [Path(run.workdir) for run in job.runs]
+    paths = [folder_of(run) for run in job.runs]
 
-    def note(path: Path, kind: str, text: str) -> None:
+    def note(path: Path, kind: Kind, text: str) -> None:
         parent.send((paths.index(path), kind, text[:SAID]))
 
     try:
@@ -69,12 +71,12 @@ class _Worker:
     said: Connection
     at: int = 0
 
-    def listen(self, note: Callable[[Path, str, str], Any]) -> None:
+    def listen(self, note: Note) -> None:
         try:
             while self.said.poll():
                 index, kind, text = self.said.recv()
                 self.at = index + (kind != "began")
-                note(Path(self.job.runs[index].workdir), kind, text)
+                note(folder_of(self.job.runs[index]), kind, text)
         except (EOFError, OSError):
             pass  # it ended
 
@@ -85,7 +87,7 @@ def work(
     cache: str,
     quiet: bool,
     patient: bool,
-    note: Callable[[Path, str, str], Any],
+    note: Note,
     tick: Callable[[], Any],
     record: Callable[[Path, str], str],
 ) -> bool:
@@ -95,7 +97,7 @@ def work(
     of a run (out of memory, for one) leaves the run it was at to blame, which `record` writes down; the rest of its
     job goes to another process. A second SIGINT kills them.
     """
-    waiting, running, stopped = deque(jobs), {}, False
+    waiting, running, stopped = deque(jobs), dict[Any, _Worker](), False
     resource_tracker.ensure_running()  # the first start would do it, and with it unblock SIGINT
     available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
     slots = [tuple(available[index::at_once]) for index in range(at_once)]
@@ -127,7 +129,7 @@ def work(
 
     def lost(worker: _Worker) -> None:
         first, *rest = worker.job.runs[worker.at :]
-        folder = Path(first.workdir)
+        folder = folder_of(first)
         code = worker.process.exitcode
         why = "killed from outside" if code < 0 else "by an error of its own, which it printed"
         text = f"the process ended with exit code {code}, {why}"

@@ -7,7 +7,7 @@ classifier reads all of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 
 from deq_nc.collapse import Collapse, measure_trajectory, scalars
 from deq_nc.data import padded_batches
+from deq_nc.runs import Iterate, Layer, Number
 from deq_nc.sample import even_sample
 from deq_nc.training.evaluate import Features, classifier
 from deq_nc.training.mesh import one_copy, padded, replicated
@@ -30,7 +31,7 @@ SHOWN = ("nc1", "nc2_means", "nc3", "nc4", "accuracy")
 
 def layers(
     collapse: Callable[[Features, Any, Any], Collapse], train: Features, test: Features, params: Any, majority: Any
-) -> list[dict[str, Any]]:
+) -> list[Layer]:
     """One row for H0 and one for the features the classifier sees, on train and on test images.
 
     `collapse` is that of a history line, so that one program a set serves all. The classifier does not read H0: there
@@ -41,13 +42,13 @@ def layers(
         for layer, seen in (("H0", part._replace(features=part.initial)), ("features", part)):
             row = _row(scalars(jax.device_get(collapse(seen, params, majority))))
             row |= dict.fromkeys(("nc3", "nc4", "accuracy")) if layer == "H0" else {}
-            rows.append({"layer": layer, "images": images, **row})
+            rows.append(cast(Layer, {"layer": layer, "images": images, **row}))
     return rows
 
 
 def solve(
-    program: Program, state: TrainState, train: Corpus, test: Corpus, majority: np.ndarray
-) -> dict[str, list[dict[str, Any]]]:
+    program: Program, state: TrainState, train: Corpus, test: Corpus, majority: np.ndarray, pulse: Callable[[], None]
+) -> tuple[list[Iterate], list[Iterate]]:
     """Rows by iterate (`step`) and by tolerance (`tol`): residual, distance to the last iterate, collapse, accuracy.
 
     The last iterate is the step at which the last image stopped, or solver.max_steps; there each image is at the state
@@ -55,8 +56,8 @@ def solve(
     iterates of test images (the latter None where majority [K] holds for every class).
     """
     num_classes = len(majority)
-    states, residuals, labels = _iterates(program, state, train)
-    unseen, behind, truth = _iterates(program, state, test)
+    states, residuals, labels = _iterates(program, state, train, pulse)
+    unseen, behind, truth = _iterates(program, state, test, pulse)
     states, residuals, unseen, behind = _same_length(states, residuals, unseen, behind)
     weights, bias = classifier(one_copy(state.params))
     # Both lists in one call: each length of moments is a program of its own, seconds to compile.
@@ -64,34 +65,42 @@ def solve(
     collapse = measure_trajectory(jnp.asarray(moments), labels, weights, bias, num_classes=num_classes)
     moved = np.linalg.norm(moments - states[-1][None], axis=2) / np.linalg.norm(states[-1], axis=1)[None]
     right = (np.concatenate([unseen, _at(unseen, behind)[0]]) @ np.asarray(weights).T + np.asarray(bias)).argmax(2)
+    places: list[dict[str, Number]] = [{"step": step} for step in range(len(states))]
+    places += [{"tol": tol} for tol in TOLERANCES]
     rows = [
-        {
-            "residual": float(evidence[i].max()),
-            "distance": float(moved[i].mean()),
-            **_row(_one(collapse, i)),
-            "test_accuracy": float(correct.mean()),
-            "test_accuracy_minority": None if majority.all() else float(correct[~majority[truth]].mean()),
-        }
-        for i, correct in enumerate(right == truth)
+        cast(
+            Iterate,
+            {
+                **place,
+                "residual": float(evidence[i].max()),
+                "distance": float(moved[i].mean()),
+                **_row(_one(collapse, i)),
+                "test_accuracy": float(correct.mean()),
+                "test_accuracy_minority": None if majority.all() else float(correct[~majority[truth]].mean()),
+            },
+        )
+        for i, (place, correct) in enumerate(zip(places, right == truth))
     ]
-    return {
-        "by_step": [{"step": step, **row} for step, row in enumerate(rows[: len(states)])],
-        "by_tolerance": [{"tol": tol, **row} for tol, row in zip(TOLERANCES, rows[len(states) :])],
-    }
+    return rows[: len(states)], rows[len(states) :]
 
 
-def _iterates(program: Program, state: TrainState, part: Corpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _iterates(
+    program: Program, state: TrainState, part: Corpus, pulse: Callable[[], None]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features [T + 1, N, D], residuals [T + 1, N] and labels [N] of at most ROWS images, T where the last one ends."""
     solver = program.network.experiment.solver
     index = even_sample(part.image.shape[0], ROWS).astype(np.int32)
     batch = padded(min(program.network.experiment.train.eval_batch_size, len(index)), program.mesh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
+    assert program.solve is not None
+    iterates = program.solve.iterates
 
     def record(steps: int) -> tuple[np.ndarray, np.ndarray]:
         features, residuals = [], []
         for place, mask in zip(*padded_batches(len(index), batch)):
+            pulse()
             rows = program.rows(part, *jax.device_put((index[place], mask), replicated(program.mesh)))
-            z, residual = program.iterates(variables, rows, steps)
+            z, residual = iterates(variables, rows, steps)
             features.append(np.asarray(z)[:, mask])
             residuals.append(np.asarray(residual)[:, mask])
         return np.concatenate(features, 1), np.concatenate(residuals, 1)
@@ -132,5 +141,5 @@ def _one(found: Collapse, i: int) -> dict[str, float]:
     return scalars(jax.tree.map(lambda leaf: leaf[i], found))
 
 
-def _row(numbers: dict[str, float]) -> dict[str, float | None]:
+def _row(numbers: dict[str, float]) -> dict[str, Number]:
     return {name: None if np.isnan(numbers[name]) else numbers[name] for name in SHOWN}

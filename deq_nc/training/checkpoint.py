@@ -30,7 +30,7 @@ from jax.sharding import Mesh
 
 from deq_nc.config import ConfigError, UserError
 from deq_nc.disk import disk_full, patiently
-from deq_nc.runs import RunError, RunFolder, read_json
+from deq_nc.runs import Line, RunError, RunFolder, read_json
 from deq_nc.runs.files import checksum
 from deq_nc.training.leader import led
 from deq_nc.training.mesh import agreed_by_all, replicated
@@ -54,7 +54,7 @@ class OtherVersion(ConfigError):
 @dataclass(frozen=True)
 class Restored:
     state: TrainState
-    history: list[dict[str, Any]] | None  # up to the state's step; None in checkpoints from before 0.2
+    history: list[Line] | None  # up to the state's step; None in checkpoints from before 0.2
 
 
 # -- Reading -----------------------------------------------------------------------------------------------------------
@@ -93,8 +93,8 @@ def restore(folder: RunFolder, like: TrainState, mesh: Mesh, say: Say, write: bo
         return restore(folder, like, mesh, say, write)  # a run at work has pruned those that were there
     if found is None and (system := [error for error in refused.values() if not isinstance(error, Damaged)]):
         raise system[0]
-    for error in refused.values():
-        say(f"{error}{'; renamed into damaged/' if write else ''}; trying the one before it")
+    for refusal in refused.values():
+        say(f"{refusal}{'; renamed into damaged/' if write else ''}; trying the one before it")
     if write:
         led(lambda _: [folder.set_aside(folder.checkpoints / str(step)) for step in refused])
     if found is None:
@@ -241,7 +241,7 @@ def _structure(tree: Any) -> dict[str, str]:
 def _checksum(state: TrainState) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(state):
-        digest.update(np.ascontiguousarray(leaf))
+        digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()
 
 
@@ -289,7 +289,7 @@ class Checkpoints:
     def latest(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, history: list[dict[str, Any]], wait: bool = False) -> None:
+    def save(self, state: TrainState, history: list[Line], wait: bool = False) -> None:
         """Save in the background. The state is copied first: its buffers are donated to the next step."""
         step = int(state.step)
         with self._said():

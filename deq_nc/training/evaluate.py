@@ -26,8 +26,8 @@ class Features(NamedTuple):
 
     features: Array  # H [N, D]
     initial: Array  # pooled H0 [N, D]
-    labels: Array  # y [N]
-    mask: Array  # [N]
+    labels: Any  # y [N]
+    mask: Any  # [N]
     correct: Array  # bool [N]
     loss: Array  # [N]
     steps: Array  # [N], 0 where nothing is solved
@@ -97,7 +97,7 @@ def make_forward(network: Network) -> Callable[[Any, Batch, Array], Features]:
     loss_of = LOSSES[network.experiment.train.loss]
 
     def forward(variables: Any, batch: Batch, counts: Array) -> Features:
-        output = network.apply(variables, batch.image, False)
+        output: Any = network.apply(variables, batch.image, False)
         zeros = jnp.zeros(batch.label.shape)
         stats = output.stats
         return Features(
@@ -120,7 +120,7 @@ def make_spectrum(network: Network) -> tuple[Callable[..., Any], Callable[..., A
 
     def at(measure: Callable[..., Any]) -> Callable[..., Any]:
         def measured(variables: Any, batch: Batch, key: Array) -> Any:
-            problem = network.apply(variables, batch.image, method=network.problem)
+            problem: Any = network.apply(variables, batch.image, method=network.problem)
             return measure(network.f, problem.z, problem.x, problem.theta, key)
 
         return measured
@@ -132,6 +132,7 @@ def make_iterates(network: Network) -> Callable[[Any, Batch, int], tuple[Array, 
     """iterates(variables, batch, steps): features of z_0 ... z_steps [steps + 1, B, D], residuals [steps + 1, B]."""
 
     def iterates(variables: Any, batch: Batch, steps: int) -> tuple[Array, Array]:
-        return network.apply(variables, batch.image, steps, method=network.iterates)
+        found: Any = network.apply(variables, batch.image, steps, method=network.iterates)
+        return found
 
     return iterates

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import numpy as np
@@ -23,11 +23,11 @@ from deq_nc.config import Experiment
 from deq_nc.data import Dataset, load, steps_per_epoch
 from deq_nc.disk import disk_full
 from deq_nc.models import count_parameters
-from deq_nc.runs import Lock, RunError, RunFolder, default_workdir
+from deq_nc.runs import Line, Lock, RunError, RunFolder, Summary, folder_of
 from deq_nc.training.checkpoint import Checkpoints, TrainingError, restore
 from deq_nc.training.evaluate import all_finite
 from deq_nc.training.leader import Sleep, led
-from deq_nc.training.measure import Measurer
+from deq_nc.training.measure import MUST_BE_FINITE, Measurer
 from deq_nc.training.mesh import agreed, data_mesh, is_leader
 from deq_nc.training.optimizer import schedule
 from deq_nc.training.program import Program, program, step_memory
@@ -56,7 +56,7 @@ class _Run:
     train_set: Corpus
     measurer: Measurer
     checkpoints: Checkpoints
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[Line] = field(default_factory=list)
     seconds: float = 0.0  # of earlier calls
     started: float = field(default_factory=time.monotonic)
     step_seconds: list[float] = field(default_factory=list)  # one an epoch
@@ -77,7 +77,7 @@ def train(
     cannot be made again.
     """
     # -- What is asked for ---------------------------------------------------------------------------------------
-    folder = RunFolder(Path(experiment.workdir) if experiment.workdir else default_workdir(experiment))
+    folder = RunFolder(folder_of(experiment))
     dataset = load(experiment.data)
     steps = steps_per_epoch(len(dataset.train_labels), experiment.train.batch_size)
     checksums = dataset.checksums()
@@ -221,10 +221,10 @@ def _measure(run: _Run, state: TrainState, logs: Logs) -> bool:
         measured = run.measurer.line(state, logs)
     except Stopped:
         return False
-    if bad := [name for name in ("train_loss", "test_loss") if not math.isfinite(measured[name])]:
+    if bad := [name for name in MUST_BE_FINITE if not math.isfinite(measured[name] or 0)]:
         raise _not_finite(run, f"{' and '.join(bad)} not finite after epoch {epoch}")
     rate = float(schedule(config, steps)(max(step - 1, 0)))
-    line = {"epoch": epoch, "step": step, "seconds": seconds, "learning_rate": rate, **measured}
+    line = cast(Line, {"epoch": epoch, "step": step, "seconds": seconds, "learning_rate": rate, **measured})
     led(lambda _: run.folder.append(line))
     run.history.append(line)
     run.display.measured(line)
@@ -313,7 +313,8 @@ def _finish(run: _Run, state: TrainState) -> bool:
     try:
         # Every host computes, the leader writes.
         analysis, along = run.measurer.analysis(state), run.measurer.along(state)
-        summary = _summary(run, state) | {"initial_norm": run.measurer.initial_norm(state)}
+        summary = _summary(run, state)
+        summary["initial_norm"] = run.measurer.initial_norm(state)
         run.stop.check()
     except Stopped:
         return False
@@ -330,7 +331,7 @@ def _finish(run: _Run, state: TrainState) -> bool:
     return True
 
 
-def _summary(run: _Run, state: TrainState) -> dict[str, Any]:
+def _summary(run: _Run, state: TrainState) -> Summary:
     experiment, dataset, mesh = run.experiment, run.dataset, run.program.mesh
     terminal = [line["epoch"] for line in run.history if line["train_accuracy"] == 1.0]
     return {

@@ -15,6 +15,7 @@ import numpy as np
 
 from deq_nc.collapse import class_moments, scalars
 from deq_nc.data import Batch, Dataset, padded_batches
+from deq_nc.runs import Along, Number
 from deq_nc.sample import even_sample
 from deq_nc.training import along
 from deq_nc.training.evaluate import Features, classifier
@@ -56,6 +57,7 @@ class Measurer:
             return state
         moments, order = Moments.zero(state.batch_stats["encoder"]), program.order(state.seed, state.step)
         for ahead in range(program.steps):
+            self.pulse()
             moments = program.moments(moments, state, self.train, order, ahead)
         return state._replace(batch_stats=state.batch_stats | {"encoder": moments.layers})
 
@@ -71,7 +73,7 @@ class Measurer:
             jax.block_until_ready(parts[-1])  # so that a pulse is one batch away, not a whole pass
         return program.join(parts)
 
-    def line(self, state: TrainState, logs: Logs) -> dict[str, float | None]:
+    def line(self, state: TrainState, logs: Logs) -> dict[str, Number]:
         """The measured part of one history line; None for a key without meaning for the arm and for a metric that is
         not defined (0 / 0). A loss that is not finite stays what it is: it is for the caller to refuse.
         """
@@ -80,7 +82,7 @@ class Measurer:
         trained, tested = jax.device_get((program.summary(train), program.summary(test)))
         collapse = scalars(jax.device_get(program.collapse(train, one_copy(state.params), self.majority)))
         logs = jax.device_get(logs)
-        line: dict[str, float | None] = {
+        line: dict[str, Number] = {
             "train_loss": float(trained["loss"]),
             "train_accuracy": float(trained["accuracy"]),
             "train_accuracy_in_training": float(logs.correct / logs.examples),
@@ -92,8 +94,7 @@ class Measurer:
             "feature_norm": float(trained["feature_norm"]),
             "gradient_norm": float(logs.gradient_norm),
         }
-        solves = program.radius is not None
-        evidence = {
+        evidence: dict[str, Number] = {
             "solver_steps": float(trained["steps"]),
             "solver_residual": float(trained["residual"]),
             "unconverged": float(trained["unconverged"]),
@@ -101,14 +102,16 @@ class Measurer:
             "adjoint_residual": float(logs.adjoint_residual),
             "adjoint_unconverged": float(logs.adjoint_unconverged / logs.examples),
             "adjoint_escalated": float(logs.adjoint_escalated / logs.examples),
-            **(self._radius() if solves else {"spectral_radius": None, "spectral_radius_error": None}),
+            **self._radius(),
         }
-        line |= {name: value if solves else None for name, value in evidence.items()}
+        line |= {name: value if program.solve else None for name, value in evidence.items()}
         return {name: value if name in MUST_BE_FINITE else _finite(value) for name, value in line.items()}
 
-    def _radius(self) -> dict[str, float]:
+    def _radius(self) -> dict[str, Number]:
         """The largest spectral radius of the images, and how far it may be from the true one."""
-        value, error = jax.device_get(self.program.radius(*self._few()))
+        if self.program.solve is None:
+            return {"spectral_radius": None, "spectral_radius_error": None}
+        value, error = jax.device_get(self.program.solve.radius(*self._few()))
         largest = value.max()
         reach = max((value + error).max() - largest, largest - (value - error).max())
         return {"spectral_radius": float(largest), "spectral_radius_error": float(reach)}
@@ -131,17 +134,19 @@ class Measurer:
             "train_counts": self.dataset.train_counts,
             "majority": self.dataset.majority,
         }
-        if self.program.amplification is not None:
+        if self.program.solve is not None:
             images = min(SPECTRUM_EXAMPLES, self.train.image.shape[0])  # the rows after these are padding
-            arrays["amplification"] = np.asarray(self.program.amplification(*self._few()))[:images]
+            arrays["amplification"] = np.asarray(self.program.solve.amplification(*self._few()))[:images]
         return arrays
 
-    def along(self, state: TrainState) -> dict[str, list[dict[str, Any]]]:
+    def along(self, state: TrainState) -> Along:
         """Collapse by layer, and for the deq arm along its solve (along.json)."""
         params = one_copy(state.params)
-        found = {"layers": along.layers(self.program.collapse, *self.features(state), params, self.majority)}
-        if self.program.iterates is not None:
-            found |= along.solve(self.program, self._state, self.train, self.test, self.dataset.majority)
+        found: Along = {"layers": along.layers(self.program.collapse, *self.features(state), params, self.majority)}
+        if self.program.solve is not None:
+            found["by_step"], found["by_tolerance"] = along.solve(
+                self.program, self._state, self.train, self.test, self.dataset.majority, self.pulse
+            )
         return found
 
     def initial_norm(self, state: TrainState) -> float:

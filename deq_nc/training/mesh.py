@@ -30,7 +30,7 @@ def initialize_hosts() -> None:
         if not all(given):
             missing = ", ".join(name for name, value in zip(names, given) if not value)
             raise ConfigError(f"several hosts: expected {', '.join(names)} to be set, {missing} is not.")
-        jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
+        jax.distributed.initialize(given[0], int(given[1] or 0), int(given[2] or 0))
     elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
         jax.distributed.initialize()
 

@@ -8,15 +8,19 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
+from jax import Array
 from jax.sharding import Mesh
 
+from deq_nc.collapse import Collapse
 from deq_nc.config import Experiment
-from deq_nc.data import Dataset, steps_per_epoch
+from deq_nc.data import Batch, Dataset, steps_per_epoch
 from deq_nc.models import Network
 from deq_nc.training import evaluate
+from deq_nc.training.evaluate import Features
 from deq_nc.training.mesh import replicated, split
-from deq_nc.training.statistics import make_moments
-from deq_nc.training.step import make_init, make_order, make_train_step
+from deq_nc.training.state import TrainState
+from deq_nc.training.statistics import Moments, make_moments
+from deq_nc.training.step import Corpus, TrainStep, make_init, make_order, make_train_step
 
 
 class Program(NamedTuple):
@@ -25,18 +29,24 @@ class Program(NamedTuple):
     steps: int
     mesh: Mesh
     network: Network
-    init: Callable[..., Any]
-    order: Callable[..., Any]
-    step: Callable[..., Any]
-    moments: Callable[..., Any]
-    rows: Callable[..., Any]
-    forward: Callable[..., Any]
-    join: Callable[..., Any]
-    summary: Callable[..., Any]
-    collapse: Callable[..., Any]
-    radius: Callable[..., Any] | None
-    amplification: Callable[..., Any] | None
-    iterates: Callable[..., Any] | None
+    init: Callable[[int], TrainState]
+    order: Callable[[Array, Array], Array]
+    step: TrainStep
+    moments: Callable[[Moments, TrainState, Corpus, Array, Any], Moments]
+    rows: Callable[[Corpus, Array, Array], Batch]
+    forward: Callable[[Any, Batch, Array], Features]
+    join: Callable[[list[Features]], Features]
+    summary: Callable[[Features], dict[str, Array]]
+    collapse: Callable[[Features, Any, Any], Collapse]
+    solve: Solve | None  # of the deq arm
+
+
+class Solve(NamedTuple):
+    """What is measured of an equilibrium: its spectrum, and the iterates that lead to it."""
+
+    radius: Callable[[Any, Batch, Array], tuple[Array, Array]]
+    amplification: Callable[[Any, Batch, Array], Array]
+    iterates: Callable[[Any, Batch, int], tuple[Array, Array]]
 
 
 def step_memory(compiled: Program, *arguments: Any) -> int | None:
@@ -60,7 +70,6 @@ def _program(experiment: Experiment, num_classes: int, image_shape: tuple[int, .
     network = Network(experiment, num_classes)
     radius, amplification = evaluate.make_spectrum(network)
     whole, divided = replicated(mesh), split(mesh)
-    solves = experiment.arm == "deq"
     return Program(
         steps=steps,
         mesh=mesh,
@@ -74,7 +83,11 @@ def _program(experiment: Experiment, num_classes: int, image_shape: tuple[int, .
         join=jax.jit(evaluate.join, out_shardings=whole),  # on every device, so that each host can read it
         summary=jax.jit(evaluate.summary),
         collapse=jax.jit(evaluate.make_collapse(num_classes)),
-        radius=jax.jit(radius, out_shardings=whole) if solves else None,
-        amplification=jax.jit(amplification, out_shardings=whole) if solves else None,
-        iterates=jax.jit(evaluate.make_iterates(network), static_argnums=2, out_shardings=whole) if solves else None,
+        solve=Solve(
+            jax.jit(radius, out_shardings=whole),
+            jax.jit(amplification, out_shardings=whole),
+            jax.jit(evaluate.make_iterates(network), static_argnums=2, out_shardings=whole),
+        )
+        if experiment.arm == "deq"
+        else None,
     )

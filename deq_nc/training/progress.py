@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import sys
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from deq_nc.config import Experiment
+from deq_nc.runs import Line
 
 PLAIN_SECONDS = 15.0  # between two plain lines that no measurement asked for
 LONG_PASS = 5_000  # images; a measurement of more is announced
@@ -99,7 +101,7 @@ class Display:
         if not self.live and images > LONG_PASS:
             self.say(f"measuring on {images:,} images")
 
-    def measured(self, line: dict[str, Any]) -> None:
+    def measured(self, line: Line) -> None:
         """A new line of the history."""
         self.nc1 = line["nc1"]
         if self._pauses == 0 and self._paced is not None:
@@ -115,10 +117,12 @@ class Display:
             return
         self._spoken = time.monotonic()
         solver = "" if line["solver_steps"] is None else f"  solver {line['solver_steps']:.1f} steps"
+        # Of features that do not differ collapse is not defined.
+        nc1, nc2, nc3 = (math.nan if v is None else v for v in (line["nc1"], line["nc2_means"], line["nc3"]))
         self.say(
             f"epoch {line['epoch']}/{self.epochs}  loss {line['train_loss']:.2e}  train {line['train_accuracy']:.4f}  "
-            f"test {line['test_accuracy']:.4f}  NC1 {line['nc1']:.2e}  NC2 {line['nc2_means']:.3f}  "
-            f"NC3 {line['nc3']:.3f}{solver}  ETA {self._eta(line['step'])}"
+            f"test {line['test_accuracy']:.4f}  NC1 {nc1:.2e}  NC2 {nc2:.3f}  NC3 {nc3:.3f}{solver}  "
+            f"ETA {self._eta(line['step'])}"
         )
 
     def analysing(self) -> None:

@@ -33,7 +33,7 @@ Array = jax.Array
 class Moments(NamedTuple):
     """n, and {"mean", "var"} of every layer of the encoder, in the tree of its batch_stats; a monoid."""
 
-    count: Array
+    n: Array
     layers: Any
 
     @classmethod
@@ -41,14 +41,14 @@ class Moments(NamedTuple):
         return cls(jnp.zeros(()), jax.tree.map(jnp.zeros_like, like))
 
     def merge(self, other: Moments) -> Moments:
-        count = self.count + other.count
-        share = other.count / jnp.maximum(count, 1)
+        n = self.n + other.n
+        share = other.n / jnp.maximum(n, 1)
 
         def layer(a: dict[str, Array], b: dict[str, Array]) -> dict[str, Array]:
             between = share * (1 - share) * (b["mean"] - a["mean"]) ** 2
             return {name: (1 - share) * a[name] + share * b[name] + (name == "var") * between for name in a}
 
-        return Moments(count, jax.tree.map(layer, self.layers, other.layers, is_leaf=lambda node: "mean" in node))
+        return Moments(n, jax.tree.map(layer, self.layers, other.layers, is_leaf=lambda node: "mean" in node))
 
 
 def make_moments(

@@ -6,7 +6,7 @@ Letters: B rows of a batch (padded to the devices), N training images, y labels,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +38,8 @@ class Corpus(NamedTuple):
 def corpus(dataset: Dataset, part: str, mesh: Mesh) -> Corpus:
     """The `train` or `test` part, whole, on every device."""
     images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
-    counts = dataset.train_counts.astype("float32")
-    return jax.device_put(Corpus(images, labels, dataset.mean, dataset.std, counts), replicated(mesh))
+    parts = (images, labels, dataset.mean, dataset.std, dataset.train_counts.astype("float32"))
+    return Corpus(*jax.device_put(parts, replicated(mesh)))
 
 
 def make_init(network: Network, image_shape: tuple[int, ...], steps: int, mesh: Mesh) -> Callable[[int], TrainState]:
@@ -87,9 +87,15 @@ def make_draw(
     return draw
 
 
-def make_train_step(
-    network: Network, size: int, steps: int, mesh: Mesh
-) -> Callable[[TrainState, Corpus, Array], tuple[TrainState, Logs]]:
+class TrainStep(Protocol):
+    """(state, corpus, order) -> (state after one batch, logs of the epoch so far), jitted."""
+
+    def __call__(self, state: TrainState, corpus: Corpus, order: Array, /) -> tuple[TrainState, Logs]: ...
+
+    def lower(self, *arguments: Any) -> Any: ...
+
+
+def make_train_step(network: Network, size: int, steps: int, mesh: Mesh) -> TrainStep:
     """step(state, corpus, order) -> (state after one batch, logs of the epoch so far); the state is donated.
 
     The batch is drawn inside.
@@ -99,7 +105,7 @@ def make_train_step(
     update = optimizer(config, steps)
     draw = make_draw(experiment, size, steps, mesh)
 
-    def penalty(problem: Problem, mask: Array, key: Array) -> Array:
+    def penalty(problem: Problem, mask: Any, key: Array) -> Array:
         z, x, theta = problem
         size = sum(leaf[0].size for leaf in jax.tree.leaves(z))
         norms = jacobian_penalty(network.f, z, x, theta, jax.random.fold_in(key, 1))

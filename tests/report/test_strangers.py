@@ -165,14 +165,14 @@ def test_incomplete_arrays_are_a_sentence(tmp_path, change, words):
     change(arrays)
     np.savez(run / "analysis.npz", **arrays)
     (found,) = read([run]).all
-    assert found.analysis is None and re.search(words, found.damaged[0])
+    assert not found.analysis and re.search(words, found.damaged[0])
 
 
 def test_arrays_of_other_bytes_are_not_shown(tmp_path):
     run = make_run(tmp_path, epochs=EPOCHS[:1])
     edit(run / "summary.json", lambda summary: summary.update(checksums={"analysis.npz": "0"}))
     (found,) = read([run]).all
-    assert found.analysis is None and "checksum" in found.damaged[0]
+    assert not found.analysis and "checksum" in found.damaged[0]
 
 
 def test_features_that_do_not_vary_never_reach_scikit_learn():

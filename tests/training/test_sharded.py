@@ -40,9 +40,9 @@ def test_no_lapack_in_a_program_of_two_devices(tiny, cell):
     programs = {
         "step": made.step.lower(state, train, order),
         "forward": made.forward.lower(variables, batch, train.counts),
-        "radius": made.radius.lower(variables, batch, key),
-        "amplification": made.amplification.lower(variables, batch, key),
-        "iterates": made.iterates.lower(variables, batch, 12),
+        "radius": made.solve.radius.lower(variables, batch, key),
+        "amplification": made.solve.amplification.lower(variables, batch, key),
+        "iterates": made.solve.iterates.lower(variables, batch, 12),
     }
     assert len(made.rows(train, index, mask).image.addressable_shards) == 2
     found = {name: LAPACK.findall(lowered.as_text()) for name, lowered in programs.items()}

@@ -29,9 +29,9 @@ def figures(study: Study) -> Figures:
         drawn = [*ratios.pictures(study, k), *price.pictures(study)]
     found = {each.name: each for each in drawn}
     with style_context(DETAIL_DPI):
-        for setting, runs in study.runs.items():
-            if any(run.history for run in runs):
-                drawn = epochs.pictures(runs, k, ("accuracy", "collapse"))
-                drawn += [*gram.beside(runs), *iterates.pictures(runs)]
+        for setting, some in study.runs.items():
+            if any(run.history for run in some):
+                drawn = epochs.pictures(some, k, ("accuracy", "collapse"))
+                drawn += [*gram.beside(some), *iterates.pictures(some)]
                 found |= {f"{setting.name}/{each.name}": each for each in drawn}
     return found

@@ -27,13 +27,13 @@ def class_order(run: Run) -> tuple[np.ndarray, int]:
 def class_names(run: Run) -> list[str]:
     """As matplotlib can draw them; their indices where the run does not say."""
     k = len(run.analysis["class_means"])
-    names = (run.summary or {}).get("class_names") or []
+    names = run.summary.get("class_names") or []
     return [figure_text(name) for name in names] if len(names) == k else [str(index) for index in range(k)]
 
 
 def pictures(runs: Sequence[Run]) -> list[Picture]:
     """Test accuracy of each class over the seeds of each arm with an analysis, and its number of training images."""
-    groups = by_arm(run for run in runs if run.analysis is not None)
+    groups = by_arm(run for run in runs if run.analysis)
     if not groups:
         return []
     first = next(iter(groups.values()))[0]
@@ -46,10 +46,11 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
     for position, (arm, group) in enumerate(groups.items()):
         found = [interval(column) for column in zip(*(run.analysis["test_accuracy_per_class"][order] for run in group))]
         at = x + (position - (len(groups) - 1) / 2) * width
-        top.bar(at, [each.mean for each in found], 0.92 * width, linewidth=0, **bar_style(arm))
+        means = [each.mean if each else np.nan for each in found]
+        top.bar(at, means, 0.92 * width, linewidth=0, **bar_style(arm))
         if k <= ANNOTATED:
             turn = 0 if len(groups) <= 2 else 90
-            for place, y in ((place, each.mean) for place, each in zip(at, found) if np.isfinite(each.mean)):
+            for place, y in ((place, y) for place, y in zip(at, means) if np.isfinite(y)):
                 top.text(place, y + 0.015, f"{y:.2f}", ha="center", va="bottom", fontsize=7, rotation=turn)
     top.set(xlim=(-0.7, k - 0.3), ylim=(0, 1.18), yticks=np.linspace(0, 1, 6), ylabel="test accuracy (share)")
     counts = np.asarray(first.analysis["train_counts"])[order]

@@ -11,6 +11,7 @@ from deq_nc.report.pages import html
 from deq_nc.report.pages.html import Section
 from deq_nc.report.read import Study
 from deq_nc.report.read.folders import VARYING
+from deq_nc.runs import Summary
 
 HIDDEN = ("arm", "seed", "workdir")  # of one setting; of a grid VARYING
 
@@ -29,7 +30,7 @@ def configuration(study: Study) -> list[Section]:
         html.table(["field", "here", "default"], rows or [["none", "", ""]]),
         html.fold("Full configuration", html.tag("pre", json.dumps(shared, indent=2))),
     ]
-    summaries = [(run, run.summary or {}) for run in study.all]
+    summaries = [(run, run.summary) for run in study.all]
     if not study.many:
         made = [
             [run.arm, str(run.seed), run.state, summary.get("device") or "–", _versions(summary) or "–"]
@@ -44,5 +45,5 @@ def configuration(study: Study) -> list[Section]:
     return [Section("configuration", "Configuration", parts)]
 
 
-def _versions(summary: dict[str, Any]) -> str:
+def _versions(summary: Summary) -> str:
     return ", ".join(f"{name} {version}" for name, version in (summary.get("versions") or {}).items())

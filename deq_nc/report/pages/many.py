@@ -66,7 +66,7 @@ def _runs(study: Study, remarks: Sequence[str]) -> list[Markup]:
         done = [len(study.counted(setting, arm)) for arm in study.arms]
         coverage.append([setting.title, *(f"{count} of {len(study.seeds)}" for count in done)])
     for setting, runs in study.runs.items():
-        kept = next((run.summary["train_counts"] for run in runs if (run.summary or {}).get("train_counts")), None)
+        kept = next((run.summary["train_counts"] for run in runs if run.summary.get("train_counts")), None)
         if kept is not None:
             counts.append([setting.title, str(runs[0].epochs), f"{sum(kept):,}", ", ".join(map(str, kept))])
     said = html.remarks(remarks) if remarks else html.words("Every run of the grid has finished.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -15,9 +14,9 @@ from deq_nc.report.read import Run, Study
 from deq_nc.report.read.numbers import amplification, run_bridge
 from deq_nc.report.read.run import firsts
 from deq_nc.report.tables import Tables
+from deq_nc.runs import Summary
 
 MANY_CLASSES = 20  # more than these are folded
-MEASURES = ("nc1", "nc2_means", "nc3", "accuracy")  # of a layer
 MEANS = (
     "Mean over seeds ± half of the 95 % t-interval (none for one seed, or where all seeds agree exactly); each number "
     "is of the last measured epoch, never the best one."
@@ -49,9 +48,9 @@ def sections(study: Study, tables: Tables, figures: Figures, remarks: Sequence[s
 
 def _layers(runs: Sequence[Run]) -> list[Markup]:
     rows = [
-        [run.arm, row["layer"], row["images"], *(_text(row[key]) for key in MEASURES)]
+        [run.arm, row["layer"], row["images"], *map(_text, (row["nc1"], row["nc2_means"], row["nc3"], row["accuracy"]))]
         for run in firsts(runs, "along")
-        for row in run.along["layers"]
+        for row in (run.along["layers"] if run.along else ())
     ]
     heading = ["arm", "layer", "images", "NC1", "NC2 means", "NC3", "accuracy"]
     return [html.words(LAYERS), html.table(heading, rows)] if rows else []
@@ -92,13 +91,13 @@ def _finite(value: float | None) -> str:
 
 def _classes(runs: Sequence[Run]) -> list[Markup]:
     """Class, block (when divided), training images, test accuracy of each arm's first finished seed."""
-    found = firsts(runs, "summary")
-    summary: dict[str, Any] = found[0].summary if found else {}
+    found = firsts(runs, "finished")
+    summary: Summary = found[0].summary if found else {}
     names, counts = summary.get("class_names") or [], summary.get("train_counts") or []
     majority = summary.get("majority") or []
     divided = any(majority) and not all(majority)
-    accuracies = {run.name: (run.analysis or {}).get("test_accuracy_per_class") for run in found}
-    accuracies = {name: each for name, each in accuracies.items() if each is not None and len(each) == len(names)}
+    measured = {run.name: run.analysis.get("test_accuracy_per_class") for run in found}
+    accuracies = {name: each for name, each in measured.items() if each is not None and len(each) == len(names)}
     heading = ["class", *(["block"] if divided else []), "training images"]
     rows = []
     for index, (name, count) in enumerate(zip(names, counts)):

@@ -28,7 +28,7 @@ ARMS = {
 
 def title(study: Study) -> str:
     """Data set, class balance, arms, number of seeds."""
-    named = [run.summary["dataset"] for run in study.all if run.summary and run.summary.get("dataset")]
+    named = [run.summary["dataset"] for run in study.all if run.summary.get("dataset")]
     data, seeds = study.all[0].config.get("data", {}), len(study.seeds)
     balance = {
         "none": "balanced",
@@ -94,7 +94,7 @@ def remarks(study: Study) -> list[str]:
     """What a reader must know before believing a number: what is missing, unconverged, left out, noted."""
     out = [f"Left out: {line}" for line in study.left_out]
     out += _of_many(study) if study.many else _of_one(study.all)
-    if len({run.summary.get("device") for run in study.all if run.summary}) > 1:
+    if len({run.summary.get("device") for run in study.all if run.finished}) > 1:
         out.append("The runs were made on different devices: see below.")
     return out
 
@@ -115,7 +115,7 @@ def _of_one(runs: Sequence[Run]) -> list[str]:
         out += [f"{run.name}: {line}" for line in flags(run)]
     cautioned = by_text([(run.name, text) for run in runs for text in cautions(run)])
     out += [f"{', '.join(names)}: {text}" for text, names in cautioned.items()] + tsne.remarks(runs)
-    done = [run for run in runs if run.summary is not None]
+    done = [run for run in runs if run.finished]
     notes = by_text([(run.name, note) for run in done for note in run.summary.get("notes") or []])
     return out + [note if len(names) == len(done) else f"{', '.join(names)}: {note}" for note, names in notes.items()]
 
@@ -145,7 +145,7 @@ def comparisons(tables: Sequence[Table], what: str) -> str:
     if not tested:
         return "No difference has two seeds or more: nothing is compared."
     count, excluding = len(tested), sum(entry.marked for entry in tested)
-    strict = sum(entry.value.excludes_zero(count) for entry in tested)
+    strict = sum(entry.value is not None and entry.value.excludes_zero(count) for entry in tested)
     exclude, remain = "excludes" if excluding == 1 else "exclude", "remains" if strict == 1 else "remain"
     return (
         f"The intervals are not corrected for multiple comparisons: of {count} paired differences in {what} "

@@ -73,7 +73,7 @@ def check_together(runs: Sequence[Run], free: Sequence[str]) -> None:
     one = free == FREE
     for run in runs[1:]:
         differ = differing_fields(runs[0].config, run.config)
-        if runs[0].data is not None and run.data is not None:
+        if runs[0].data and run.data:
             differ.pop("data.dir", None)
             for split in ("train", "test") if one else ("test",):
                 if (pair := (runs[0].data.get(split), run.data.get(split)))[0] != pair[1]:
@@ -83,7 +83,7 @@ def check_together(runs: Sequence[Run], free: Sequence[str]) -> None:
             raise _apart(
                 f"of one setting (only {allowed} may differ)", runs[0], run, differ, "Report each setting on its own."
             )
-    known = [run for run in runs if run.summary is not None and run.summary.get("versions")]
+    known = [run for run in runs if run.summary.get("versions")]
     for run in known[1:]:
         if differ := differing_fields(known[0].summary["versions"], run.summary["versions"]):
             do = "Train those of one version again, or report them apart."

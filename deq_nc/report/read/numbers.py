@@ -18,8 +18,8 @@ DISTANCES = tuple(f"{what}_to_{target}" for what in ("weights", "means") for tar
 
 def scalars(run: Run) -> dict[str, Any]:
     """Key -> number or None: the last measured epoch (never the best), plus what the summary adds."""
-    summary, row = run.summary or {}, dict(run.last)
-    worst = [r["unconverged"] for r in run.history if r.get("unconverged") is not None]
+    summary, row = run.summary, dict(run.last)
+    worst = [share for line in run.history if (share := line.get("unconverged")) is not None]
     parameters = summary.get("parameters") or {}
     return row | {
         "epoch": run.epoch,
@@ -70,7 +70,7 @@ def _solve(run: Run) -> dict[str, float | None]:
 
 def _distances(run: Run) -> dict[str, float | None]:
     try:
-        rows = {row.key: row.measured for row in run_bridge(run).rows} if run.analysis is not None else {}
+        rows = {row.key: row.measured for row in run_bridge(run).rows} if run.analysis else {}
     except ValueError:  # diverged, or fewer dimensions than the geometries need
         rows = {}
     return {key: rows[key] for key in DISTANCES} if rows else {}
@@ -78,7 +78,7 @@ def _distances(run: Run) -> dict[str, float | None]:
 
 def amplification(run: Run) -> float | None:
     """Mean of ||(I - J)^-1||_2 at z* over the measured examples; None where it was not measured or not finite."""
-    if run.analysis is None or "amplification" not in run.analysis:
+    if "amplification" not in run.analysis:
         return None
     found = float(np.mean(run.analysis["amplification"]))
     return found if np.isfinite(found) else None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from deq_nc.config import ConfigError
 from deq_nc.names import clean, printable
 from deq_nc.npz import Npz, NpzError
 from deq_nc.report.read import checks
-from deq_nc.runs import RunError, Setting, read_history, read_json
+from deq_nc.runs import Along, Line, RunError, Setting, Summary, read_history, read_json
 from deq_nc.runs.files import checksum, read_bytes
 
 SLACK = 1.05  # the residuals along the solve are computed once more, in another program
@@ -26,15 +26,16 @@ class ReportError(ConfigError):
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder; `summary`, `analysis` and `along` are None until the run has finished."""
+    """One run folder; `summary`, `analysis` and `along` are empty until the run has finished."""
 
     path: Path
     config: dict[str, Any]
-    history: tuple[dict[str, Any], ...]  # one row per measured epoch, ascending
-    summary: dict[str, Any] | None
-    analysis: Mapping[str, np.ndarray] | None
-    along: dict[str, list[dict[str, Any]]] | None = None  # collapse by layer and along the solve
-    data: dict[str, Any] | None = None  # checksums of the train and the test images
+    history: tuple[Line, ...]  # one row per measured epoch, ascending
+    finished: bool
+    summary: Summary
+    analysis: Mapping[str, np.ndarray]
+    along: Along | None  # collapse by layer and along the solve; None where it cannot be shown
+    data: Mapping[str, str]  # checksums of the train and the test images; of no run before 0.2
     damaged: tuple[str, ...] = ()  # sentences on the files of a finished run that could not be used
 
     @property
@@ -54,11 +55,7 @@ class Run:
         return Setting.of(self.config.get("data", {}))
 
     @property
-    def finished(self) -> bool:
-        return self.summary is not None
-
-    @property
-    def last(self) -> dict[str, Any]:
+    def last(self) -> Mapping[str, Any]:
         """The row of the last measured epoch, never of the best."""
         return self.history[-1] if self.history else {}
 
@@ -77,20 +74,20 @@ class Run:
     @property
     def terminal_epoch(self) -> int | None:
         """First measured epoch whose train error is 0, or None; the summary's own when it is there."""
-        if self.summary is not None and "terminal_epoch" in self.summary:
+        if "terminal_epoch" in self.summary:
             return self.summary["terminal_epoch"]
         return next((row["epoch"] for row in self.history if (row.get("train_accuracy") or 0) >= 1), None)
 
     @property
     def num_classes(self) -> int | None:
-        if self.analysis is not None and "class_means" in self.analysis:
+        if "class_means" in self.analysis:
             return len(self.analysis["class_means"])
-        return len((self.summary or {}).get("class_names") or []) or None
+        return len(self.summary.get("class_names") or []) or None
 
     @property
-    def solve(self) -> list[dict[str, Any]]:
+    def solve(self) -> Sequence[Mapping[str, Any]]:
         """The rows along the solve, [] of an arm that does not solve."""
-        return (self.along or {}).get("by_step") or []
+        return (self.along.get("by_step") if self.along else None) or []
 
     @property
     def cut_short(self) -> bool:
@@ -110,21 +107,22 @@ def by_arm(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def firsts(runs: Iterable[Run], part: str) -> list[Run]:
-    """The first run of each arm that has `part`: analysis, along or summary."""
-    return [group[0] for group in by_arm(run for run in runs if getattr(run, part) is not None).values()]
+    """The first run of each arm that has `part`: analysis or along, or is `finished`."""
+    return [group[0] for group in by_arm(run for run in runs if getattr(run, part)).values()]
 
 
 def read_run(path: Path) -> Run:
     """Raises ReportError for a damaged configuration, history or summary."""
     config = _read_json(path / "config.json", checks.config)
-    data = _read_json(path / "data.json") if (path / "data.json").is_file() else None
+    data = _read_json(path / "data.json") if (path / "data.json").is_file() else {}
     history = _read_history(path / "history.jsonl")
     if not (path / "summary.json").exists():
-        return Run(path, config, history, None, None, None, data)
-    summary = _read_json(path / "summary.json", checks.summary)
+        return Run(path, config, history, False, {}, {}, None, data)
+    summary = cast(Summary, _read_json(path / "summary.json", checks.summary))
     if altered := _altered(path / "history.jsonl", summary):
         raise ReportError(f"{printable(path / 'history.jsonl')}: {altered}. Leave this folder out.")
-    analysis, along, damaged = None, None, []
+    analysis: Mapping[str, np.ndarray] = {}
+    along, damaged = None, []
     try:
         analysis = _read_arrays(path / "analysis.npz", summary)
     except (NpzError, ReportError) as error:
@@ -132,10 +130,10 @@ def read_run(path: Path) -> Run:
     file = path / "along.json"
     try:
         if file.exists():
-            along = _read_json(file, lambda value: _altered(file, summary) or checks.along(value))
+            along = cast(Along, _read_json(file, lambda value: _altered(file, summary) or checks.along(value)))
     except ReportError as error:
         damaged.append(f"is not shown by layer and along its solve ({_short(error, path)}).")
-    return Run(path, config, history, summary, analysis, along, data, tuple(damaged))
+    return Run(path, config, history, True, summary, analysis, along, data, tuple(damaged))
 
 
 def _read_json(path: Path, check: Callable[[dict[str, Any]], str | None] = lambda value: None) -> dict[str, Any]:
@@ -148,7 +146,7 @@ def _read_json(path: Path, check: Callable[[dict[str, Any]], str | None] = lambd
     return value
 
 
-def _read_history(path: Path) -> tuple[dict[str, Any], ...]:
+def _read_history(path: Path) -> tuple[Line, ...]:
     try:
         found = read_history(path)
     except RunError as error:
@@ -163,7 +161,7 @@ def _read_history(path: Path) -> tuple[dict[str, Any], ...]:
     return tuple(rows)
 
 
-def _read_arrays(path: Path, summary: dict[str, Any]) -> Npz:
+def _read_arrays(path: Path, summary: Summary) -> Npz:
     if not path.exists():
         raise NpzError("analysis.npz is not there")
     arrays = Npz(path)
@@ -172,7 +170,7 @@ def _read_arrays(path: Path, summary: dict[str, Any]) -> Npz:
     return arrays
 
 
-def _altered(path: Path, summary: dict[str, Any]) -> str | None:
+def _altered(path: Path, summary: Summary) -> str | None:
     """What is wrong where the summary's checksum is of other bytes; older summaries have none."""
     expected = (summary.get("checksums") or {}).get(path.name)
     try:

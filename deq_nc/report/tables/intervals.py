@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ class Curve:
     seeds: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
-def curve(histories: Sequence[Sequence[dict[str, Any]]], key: str, *, log: bool = False) -> Curve | None:
+def curve(histories: Sequence[Sequence[Mapping[str, Any]]], key: str, *, log: bool = False) -> Curve | None:
     """`key` per epoch over seeds; with `log`, mean and interval of the logarithm (values <= 0 are left out)."""
     lines = []
     for history in histories:
