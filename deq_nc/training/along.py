@@ -47,7 +47,12 @@ def layers(
 
 
 def solve(
-    program: Program, state: TrainState, train: Corpus, test: Corpus, majority: np.ndarray, pulse: Callable[[], None]
+    program: Program,
+    state: TrainState,
+    train: Corpus,
+    test: Corpus,
+    majority: np.ndarray,
+    pulse: Callable[[], None] = lambda: None,
 ) -> tuple[list[Iterate], list[Iterate]]:
     """Rows by iterate (`step`) and by tolerance (`tol`): residual, distance to the last iterate, collapse, accuracy.
 
@@ -85,7 +90,7 @@ def solve(
 
 
 def _iterates(
-    program: Program, state: TrainState, part: Corpus, pulse: Callable[[], None]
+    program: Program, state: TrainState, part: Corpus, pulse: Callable[[], None] = lambda: None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features [T + 1, N, D], residuals [T + 1, N] and labels [N] of at most ROWS images, T where the last one ends."""
     solver = program.network.experiment.solver

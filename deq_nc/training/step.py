@@ -6,7 +6,7 @@ Letters: B rows of a batch (padded to the devices), N training images, y labels,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,7 @@ def make_draw(
     return draw
 
 
+@runtime_checkable
 class TrainStep(Protocol):
     """(state, corpus, order) -> (state after one batch, logs of the epoch so far), jitted."""
 

@@ -2,22 +2,27 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_type_hints
 
 import jax
 import numpy as np
 import pytest
+from beartype import BeartypeConf
+from beartype.door import is_bearable
 
 from deq_nc.collapse import measure
 from deq_nc.config import ConfigError
-from deq_nc.runs import Held, Lock
+from deq_nc.runs import Along, Held, Iterate, Layer, Line, Lock, Summary
 from deq_nc.training import TrainingError, train
 from deq_nc.training.loop import measured_epochs
 from deq_nc.training.measure import Measurer
+from deq_nc.training.progress import Display
 from deq_nc.training.remeasure import remeasure
 from deq_nc.training.stop import Stop
 
@@ -26,6 +31,8 @@ CONTRACT = (
     "test_accuracy_majority test_accuracy_minority nc1 nc2_means nc2_weights nc3 nc4 "
     "solver_steps solver_residual unconverged adjoint_residual"
 ).split()
+
+TOWER = BeartypeConf(is_pep484_tower=True)  # JSON writes a whole float as an integer
 
 
 def history(folder) -> list[dict]:
@@ -57,6 +64,31 @@ def test_history_has_the_contract_and_the_evidence(finished):
     assert 0 < last["adjoint_residual"] <= experiment.solver.adjoint_tol
     assert 0 < last["spectral_radius"] <= experiment.model.gain + 1e-4
     assert last["test_accuracy_majority"] is None
+
+
+def test_files_hold_what_their_records_say(finished):
+    """Every key of a file is one of its record's, with a value of its type; a balanced run lacks those by block."""
+    _, folder = finished
+    along, summary = (json.loads((folder / name).read_text()) for name in ("along.json", "summary.json"))
+    rows = {Line: history(folder), Summary: [summary], Along: [along], Layer: along["layers"]}
+    rows[Iterate] = along["by_step"] + along["by_tolerance"]
+    for record, found in rows.items():
+        hints = get_type_hints(record)
+        for row in found:
+            assert row.keys() <= hints.keys()
+            assert all(is_bearable(value, hints[key], conf=TOWER) for key, value in row.items())
+    by_block = {key for key in get_type_hints(Line) if re.search("_majority|_minority|_cross", key)}
+    assert get_type_hints(Line).keys() - rows[Line][-1].keys() == by_block - {
+        "test_accuracy_majority", "test_accuracy_minority"
+    }  # fmt: skip
+    assert rows[Summary][0].keys() == get_type_hints(Summary).keys()
+
+
+def test_a_line_without_collapse_is_said(tiny, tmp_path, capsys):
+    """Features that do not differ have no NC1: the line says so and the run goes on."""
+    line = dict.fromkeys(get_type_hints(Line), 0.0) | dict.fromkeys(("nc1", "nc2_means", "nc3", "solver_steps"))
+    Display(tiny, 8, tmp_path).measured({**line, "epoch": 1, "step": 8})
+    assert "NC1 nan  NC2 nan  NC3 nan" in capsys.readouterr().out
 
 
 def test_measured_collapse_is_that_of_the_saved_features(finished):
