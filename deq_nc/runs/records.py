@@ -5,9 +5,7 @@ files of every version; a key that a reader does not know is left alone.
 Formulas: docs/collapse.md, docs/equilibrium.md.
 """
 
-from __future__ import annotations
-
-from typing import Required, TypedDict
+from typing import NotRequired, Required, TypedDict
 
 Number = float | None
 
@@ -114,24 +112,24 @@ class Layer(TypedDict):
     nc1: Number
     nc2_means: Number
     nc3: Number
-    nc4: Number
+    nc4: NotRequired[Number]
     accuracy: Number
 
 
-class Iterate(TypedDict, total=False):
+class Iterate(TypedDict):
     """Collapse of the solver's iterates: after `step` updates, or each image's first within `tol`."""
 
-    step: int
-    tol: float
+    step: NotRequired[int]
+    tol: NotRequired[float]
     residual: Number  # the largest
     distance: Number  # mean, to the last iterate, relative to it
     nc1: Number
     nc2_means: Number
     nc3: Number
-    nc4: Number
+    nc4: NotRequired[Number]
     accuracy: Number
-    test_accuracy: Number
-    test_accuracy_minority: Number
+    test_accuracy: NotRequired[Number]
+    test_accuracy_minority: NotRequired[Number]
 
 
 class Along(TypedDict, total=False):

@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from deq_nc.config import Experiment
 from deq_nc.names import printable
+from deq_nc.runs import Iterate, Layer, Summary
 
 LARGEST = 2**53  # beyond it an integer is no float64
 MANY_CLASSES = 5000  # the Gram matrix of so many takes 200 MB
@@ -23,13 +25,6 @@ SHAPES = {  # analysis.npz; n and m are the numbers of images kept
     "majority": "K", "features_train": "nD", "labels_train": "n", "features_test": "mD", "labels_test": "m",
 }  # fmt: skip
 OPTIONAL = {"amplification": "a", "class_squares": "K"}  # of the deq arm; since 0.2
-SUMMARY = {
-    "terminal_epoch": int, "seconds": float, "step_seconds": float, "step_memory_bytes": float, "initial_norm": float,
-    "dataset": str, "device": str, "parameters": {"total": float, "arm": float},
-}  # fmt: skip
-LISTS = {"notes": str, "class_names": str, "train_counts": int, "majority": bool}
-CURVE = ("residual", "distance", "nc1", "nc2_means", "nc3", "accuracy", "test_accuracy", "test_accuracy_minority")
-LAYER = ("nc1", "nc2_means", "nc3", "accuracy")
 
 
 def is_number(value: Any) -> bool:
@@ -42,14 +37,29 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """`kind`: a type, or a dict of the kinds of its known keys. None fits all: a value that is not known."""
-    if value is None:
-        return True
-    if isinstance(kind, dict):
-        return isinstance(value, dict) and all(_fits(value.get(key), each) for key, each in kind.items())
+    """`kind`: a type of JSON, one of these or None, list[...] or dict[str, ...]."""
+    inner = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return value is None or _fits(value, inner[0])
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_fits(each, inner[1]) for each in value.values())
     if kind is float:
         return is_number(value)
     return _is(value, kind) and (kind is not int or abs(value) <= LARGEST)
+
+
+def _misfit(value: Any, record: Any) -> str | None:
+    """What is wrong with a record of deq_nc.runs; null stands for a value that is not known."""
+    if not isinstance(value, dict):
+        return f"expected an object, got {_said(value)}"
+    for key, kind in get_type_hints(record).items():
+        missing = key in record.__required_keys__ and key not in value
+        if missing or (value.get(key) is not None and not _fits(value[key], kind)):
+            name = getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else str(kind)
+            return f"expected {key} as {name.removesuffix(' | None')}, got {_said(value.get(key))}"
+    return None
 
 
 def _said(value: Any) -> str:
@@ -96,36 +106,23 @@ def row(value: Any) -> str | None:
 
 
 def summary(value: dict[str, Any]) -> str | None:
-    for key, kind in SUMMARY.items():
-        if not _fits(value.get(key), kind):
-            return f"expected {key} as {getattr(kind, '__name__', 'an object of numbers')}, got {_said(value[key])}"
-    for key, kind in LISTS.items():
-        came = value.get(key)
-        if came is not None and not (isinstance(came, list) and all(e is not None and _fits(e, kind) for e in came)):
-            return f"expected {key} as a list of {kind.__name__}, got {_said(came)}"
+    if problem := _misfit(value, Summary):
+        return problem
     sizes = {key: len(value[key]) for key in ("class_names", "train_counts", "majority") if value.get(key)}
     if len(set(sizes.values())) > 1:
         return f"expected one entry a class, got {', '.join(f'{size} in {key}' for key, size in sizes.items())}"
-    for key in ("versions", "checksums"):
-        if not _fits(value.get(key), {}):
-            return f"expected {key} as an object, got {_said(value[key])}"
     return None
 
 
 def along(value: dict[str, Any]) -> str | None:
-    """Rows of `layers` and `by_step` with their numbers; steps are integers, each once."""
-    for name, keys in (("layers", LAYER), ("by_step", CURVE[:6])):
-        rows = value.get(name, [] if name == "by_step" else None)
-        if not (isinstance(rows, list) and all(isinstance(each, dict) for each in rows)):
+    """Rows of `layers` and of the iterates are records; steps are integers, each once."""
+    for name, record, least in (("layers", Layer, None), ("by_step", Iterate, []), ("by_tolerance", Iterate, [])):
+        rows = value.get(name, least)
+        if not isinstance(rows, list):
             return f"expected {name} as a list of objects, got {_said(rows)}"
-        for each in rows:
-            if bad := [key for key in keys if key not in each or not _fits(each[key], float)]:
-                return f"expected numbers in {name}, got {_said(each.get(bad[0]))} for {bad[0]}"
-            if name == "layers" and not all(isinstance(each.get(key), str) for key in ("layer", "images")):
-                return "expected the names of layer and images in layers"
-            if name == "by_step" and not all(_fits(each.get(key), float) for key in CURVE):
-                return "expected numbers in by_step"
-    steps = [each.get("step") for each in value.get("by_step", [])]
+        if problem := next((said for row in rows if (said := _misfit(row, record))), None):
+            return f"{name}: {problem}"
+    steps = [row.get("step") for row in value.get("by_step", [])]
     good = all(_is(step, int) and 0 <= step <= LARGEST for step in steps) and len(set(steps)) == len(steps)
     return None if good else "expected by_step with the number of each step, once"
 
