@@ -48,13 +48,13 @@ class Setting:
         return f"step-KA{self.majority}-R{self.ratio:g}" if self.kind == "step" else f"longtail-R{self.ratio:g}"
 
     @property
-    def block(self) -> str:
+    def panel(self) -> str:
         """What the settings that share a table and a panel have in common: `balanced`, `KA = 3` or `long tail`."""
         return {"none": "balanced", "step": f"KA = {self.majority}"}.get(self.kind, "long tail")
 
     @property
     def title(self) -> str:
-        return self.block if self.kind == "none" else f"{self.block}, R = {self.ratio:g}"
+        return self.panel if self.kind == "none" else f"{self.panel}, R = {self.ratio:g}"
 
     @property
     def order(self) -> tuple[int, int, float]:

@@ -27,7 +27,7 @@ def by_panel(study: Study) -> dict[str, list[Setting]]:
     out: dict[str, list[Setting]] = {}
     for setting in study.settings:
         if setting.kind != "none":
-            out.setdefault(setting.block, []).append(setting)
+            out.setdefault(setting.panel, []).append(setting)
     return {
         name: settings
         for name, settings in out.items()

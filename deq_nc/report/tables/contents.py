@@ -94,7 +94,7 @@ def _accuracy(study: Study) -> list[Table]:
         note += f" Differences are paired by seed, in percentage points ({which}); * : the interval excludes 0."
     groups: dict[str, list[Setting]] = {}
     for setting in study.settings:
-        groups.setdefault(setting.block, []).append(setting)
+        groups.setdefault(setting.panel, []).append(setting)
     out = []
     for group, settings in groups.items():
         balanced = settings[0].kind == "none"
