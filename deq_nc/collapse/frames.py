@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
@@ -78,7 +79,9 @@ class Blocks(NamedTuple):
     norm_minority: Array
 
 
-def blocks(f: Frame, majority: Bool[Array, " K"], present: Bool[Array, " K"], scale: Float[Array, ""]) -> Blocks:
+def blocks(
+    f: Frame, majority: Bool[Array | np.ndarray, " K"], present: Bool[Array, " K"], scale: Float[Array, ""]
+) -> Blocks:
     """Block means of a frame for the classes marked in majority [K] and those not marked; its vectors are `scale` times
     what the norms are reported of."""
     both, cross, minority = (f.pairs & block for block in block_masks(majority))

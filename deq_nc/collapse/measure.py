@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Integer
 
@@ -125,7 +126,7 @@ def measure_arrays(
         return summarise(tables, residual_sums(features, labels, tables, mask, lanes=lanes), majority)
 
 
-def summarise(tables: Tables, sums: ResidualSums, majority: Bool[Array, " K"] | None = None) -> Collapse:
+def summarise(tables: Tables, sums: ResidualSums, majority: Bool[Array | np.ndarray, " K"] | None = None) -> Collapse:
     """The metrics from the tables of the first pass and the sums of the second; K x K and K x D work only."""
     mc, count, present = tables.mc, tables.moments.count, tables.moments.present
     k, d = mc.shape

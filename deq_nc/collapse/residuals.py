@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Integer
 
@@ -36,10 +37,10 @@ class ResidualSums:
 
 
 def residual_sums(
-    features: Float[Array, "N D"],
-    labels: Integer[Array, " N"],
+    features: Float[Array | np.ndarray, "N D"],
+    labels: Integer[Array | np.ndarray, " N"],
     tables: Tables,
-    mask: Bool[Array, " N"] | None = None,
+    mask: Bool[Array | np.ndarray, " N"] | None = None,
     *,
     lanes: int | None = None,
 ) -> ResidualSums:

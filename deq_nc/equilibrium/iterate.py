@@ -102,7 +102,7 @@ JUMP = 10.0  # growth over the best residual at which a row's memory is dropped
 SHRINK, LEAST = 4, 8  # a narrower batch is a quarter, of no fewer rows than 8: each is a compiled loop of its own
 
 
-def widths(batch: int) -> list[int]:
+def widths(batch: Any) -> list[int]:
     """Rows of the narrower batches, largest first; CellError where the batch is a symbol."""
     if not isinstance(batch, int):
         raise CellError(f"compact=True: expected a known batch size, got {batch}. Leave compact off in exports.")

@@ -53,7 +53,7 @@ class AdjointStats:
     escalated: Array
 
 
-def adjoint_probe(batch: int) -> AdjointStats:
+def adjoint_probe(batch: Any) -> AdjointStats:
     """The zeros for `equilibrium(..., probe=)`; the gradient of this argument is the layer's `AdjointStats`."""
     return AdjointStats(*(jnp.zeros((batch,), jnp.float32) for _ in range(4)))
 
@@ -62,7 +62,7 @@ def adjoint_probe(batch: int) -> AdjointStats:
 class Rows:
     """Between a pytree of leaves [B, ...] and one matrix [B, n] in solver precision, for any number of rows."""
 
-    batch: int
+    batch: Any  # an integer; in exports it may be a symbol
     size: int  # n
     dtype: Any
     flatten: Callable[[PyTree], Array]

@@ -10,7 +10,7 @@ from deq_nc.config import ConfigError
 from deq_nc.runs import Held
 from deq_nc.training import leader
 from deq_nc.training.leader import WAITS, LeaderError, led
-from deq_nc.training.stop import Stopped
+from deq_nc.training.stop import Stop, Stopped
 
 
 @pytest.fixture
@@ -67,15 +67,11 @@ def test_where_the_first_fails_all_do(both, error, kind):
 def test_a_signal_while_the_first_waits_stops_both(both, monkeypatch):
     looks = {True: 0, False: 0}
 
-    class Flag:
+    class Flag(Stop):
         def now(self):
             mine = threading.current_thread() is threading.main_thread()
             looks[mine] += 1
             return looks[mine] == 3
-
-        def check(self):
-            if self.now():
-                raise Stopped
 
     monkeypatch.setattr(leader, "time", SimpleNamespace(sleep=lambda seconds: None))
 
