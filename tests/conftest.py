@@ -5,10 +5,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# For processes that tests start, too. The flag halves the time of compiling on jax 0.10; jax 0.12 has no such flag.
+# For processes that tests start, too. Programs run briefly and compile for long: LLVM's -O1, nothing unrolled, and on
+# jax 0.10 no fusion emitters, a flag that jax 0.12 lacks. (-O0 would do for all but float64 theory.)
 os.environ.setdefault(
     "ONE_DEVICE_FLAGS",
-    os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false" * version("jax").startswith("0.10."),
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_backend_optimization_level=1 --xla_backend_extra_options=xla_cpu_optimize_for_size,"
+    "xla_cpu_disable_loop_unrolling,xla_cpu_disable_slp_vectorizer,xla_cpu_disable_tiled_emitter"
+    + " --xla_cpu_use_fusion_emitters=false"
+    * version("jax").startswith("0.10."),
 )
 os.environ["XLA_FLAGS"] = os.environ["ONE_DEVICE_FLAGS"] + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("MPLBACKEND", "Agg")
