@@ -48,8 +48,8 @@ def measured_radius(
     """max |eigenvalue of df/dz| at z with its error, per example [B].
 
     `steps` Arnoldi products with J^T and as many with J, exact once steps >= n; examples whose error reaches across 1
-    start again from what was found, at most `cycles` times. error = 2 r / |y.x| + rounding + the distance of the two
-    estimates: 1 / |y.x| is the condition of lambda in J, where h alone takes a non-normal J for a harmless one.
+    start again from what was found, at most `cycles` times. error = 2 r / |y.x| + rounding + how far the two estimates
+    are apart: 1 / |y.x| is the condition of lambda in J, where h alone takes a non-normal J for a harmless one.
     Source: Saad 2011, Numerical Methods for Large Eigenvalue Problems, ch. 3 and 6.
     """
     flat, j, jt = row_products(f, z, x, theta)
@@ -75,9 +75,10 @@ def measured_radius(
         go = c.open & jnp.isfinite(error) & ~Radius(value, error).sure
         return Carry(starts, value, error, c.cycle + 1, go)
 
-    start = jax.random.normal(key, flat.shape, flat.dtype)
+    # Two starts: what one space happens to miss, the other finds.
+    starts = tuple(jax.random.normal(k, flat.shape, flat.dtype) for k in (key, jax.random.fold_in(key, 1)))
     nothing = jnp.full((batch,), jnp.nan, flat.dtype)
-    carry = Carry((start, start), nothing, nothing, jnp.zeros((), jnp.int32), jnp.ones((batch,), bool))
+    carry = Carry(starts, nothing, nothing, jnp.zeros((), jnp.int32), jnp.ones((batch,), bool))
     c = lax.while_loop(lambda c: jnp.any(c.open) & (c.cycle < cycles), body, carry)
     return Radius(c.value, c.error)
 
@@ -99,7 +100,8 @@ def _estimate(left: tuple[Array, Array, Array, Array], right: tuple[Array, Array
     size = jnp.sqrt(jnp.sum(h * h, axis=(1, 2)))
     # Rounding moves an eigenvalue by its condition times eps, a defective one of order n by eps^(1/n) and not more.
     rounding = jnp.minimum(4 * eps * condition * size, eps ** (1 / n) * size / k**0.5)
-    error = 2 * r * condition + rounding + take(distance, near)
+    missed = jnp.maximum(jnp.max(jnp.abs(others), axis=1) - jnp.abs(value), 0)
+    error = 2 * r * condition + rounding + jnp.maximum(take(distance, near), missed)
     return jnp.abs(value), error
 
 
