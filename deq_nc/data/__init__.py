@@ -7,13 +7,14 @@ knows a model, a loss or a training step.
 
 from deq_nc.data.batches import (
     Batch,
+    Corpus,
     augment,
+    drawn,
     epoch_permutation,
     gather,
     normalise,
     padded_batches,
     steps_per_epoch,
-    take,
 )
 from deq_nc.data.dataset import Dataset, describe, load
 from deq_nc.data.imbalance import balanced_counts, class_order, longtail_counts, step_counts, subset
@@ -22,6 +23,7 @@ from deq_nc.data.synthetic import synthetic_nc1
 
 __all__ = [
     "Batch",
+    "Corpus",
     "DataError",
     "Dataset",
     "Source",
@@ -29,6 +31,7 @@ __all__ = [
     "balanced_counts",
     "class_order",
     "describe",
+    "drawn",
     "epoch_permutation",
     "gather",
     "load",
@@ -39,5 +42,4 @@ __all__ = [
     "steps_per_epoch",
     "subset",
     "synthetic_nc1",
-    "take",
 ]

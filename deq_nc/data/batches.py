@@ -20,6 +20,16 @@ AUGMENTATIONS = get_args(Augment)
 Array = jax.Array | np.ndarray
 
 
+class Corpus(NamedTuple):
+    """A data set on the device."""
+
+    image: jax.Array  # uint8 [N, H, W, C]
+    label: jax.Array  # int32 [N]
+    mean: jax.Array  # [C]
+    std: jax.Array  # [C]
+    counts: jax.Array  # float32 [K], train images a class
+
+
 class Batch(NamedTuple):
     """image float32 [B, H, W, C] normalised; label int32 [B]; mask bool [B], False for a filler of the last batch."""
 
@@ -43,45 +53,27 @@ def epoch_permutation(key: jax.Array, size: int) -> jax.Array:
     return jax.random.permutation(key, jnp.arange(size, dtype=jnp.int32))
 
 
-def take(
-    images: Array,
-    labels: Array,
-    permutation: Array,
-    step: Array | int,
-    batch_size: int,
-    mean: Array,
-    std: Array,
-    key: jax.Array | None = None,
-    kind: str = "none",
-) -> Batch:
-    """Batch `step` of an epoch: examples permutation[step B : (step + 1) B], augmented where kind asks.
+def drawn(
+    permutation: jax.Array, step: jax.Array | int, batch_size: int, rows: int | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Index int32 [rows] and mask bool [rows] of batch `step` of an epoch: permutation[step B : (step + 1) B].
 
-    images: uint8 [N, H, W, C] on the device; mean, std: float32 [C]. The last batch is filled up from the start of the
-    permutation (real images, so that batch statistics stay sane) with mask False there.
+    `rows` (default B) of a batch padded to the devices. Fillers are images that come round again (real ones, so that
+    batch statistics stay sane) with mask False.
     """
-    size = permutation.shape[0]
-    place = step * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
-    index = permutation[place % size]
-    return gather(images, labels, index, place < size, mean, std, key, kind)
+    size, row = permutation.shape[0], jnp.arange(rows or batch_size, dtype=jnp.int32)
+    place = step * batch_size + row
+    return permutation[place % size], (row < batch_size) & (place < size)
 
 
 def gather(
-    images: Array,
-    labels: Array,
-    index: Array,
-    mask: Array,
-    mean: Array,
-    std: Array,
-    key: jax.Array | None = None,
-    kind: str = "none",
+    corpus: Corpus, index: jax.Array, mask: jax.Array, key: jax.Array | None = None, kind: Augment = "none"
 ) -> Batch:
-    """The batch of examples `index` int32 [B]; for evaluation, over the rows of `padded_batches`."""
-    image = images[index]
-    if kind != "none":
-        if key is None:
-            raise DataError(f"data.augment: {kind} draws at random: expected a key, got None. Pass a jax.random.key.")
+    """The batch of examples `index` int32 [B], normalised; with a key augmented before, as kind asks."""
+    image: Array = corpus.image[index]
+    if key is not None:
         image = augment(key, image, kind)
-    return Batch(normalise(image, mean, std), labels[index], mask)
+    return Batch(normalise(image, corpus.mean, corpus.std), corpus.label[index], mask)
 
 
 def normalise(image: Array, mean: Array, std: Array) -> Array:

@@ -14,14 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from deq_nc.collapse import Collapse, measure_trajectory, scalars
-from deq_nc.data import padded_batches
+from deq_nc.data import Corpus, padded_batches
 from deq_nc.runs import Iterate, Layer, Number
 from deq_nc.sample import even_sample
 from deq_nc.training.evaluate import Features, classifier
 from deq_nc.training.mesh import one_copy, padded, replicated
 from deq_nc.training.program import Program
 from deq_nc.training.state import TrainState
-from deq_nc.training.step import Corpus
 
 ROWS = 2000  # images of a set followed along the solve, spread evenly over it; T + 1 features of each are kept
 FIRST = 12  # steps recorded at first, doubled until every image is at its end: few lengths, so few programs

@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from deq_nc.collapse import Collapse, measure
-from deq_nc.data import Batch, gather
+from deq_nc.data import Batch
 from deq_nc.equilibrium import amplification, measured_radius
 from deq_nc.losses import LOSSES
 from deq_nc.models import Network
-from deq_nc.training.step import Corpus
 
 Array = jax.Array
 
@@ -33,11 +32,6 @@ class Features(NamedTuple):
     steps: Array  # [N], 0 where nothing is solved
     residual: Array  # [N]
     converged: Array  # [N]
-
-
-def rows(corpus: Corpus, index: Array, mask: Array) -> Batch:
-    """Rows of a data set, normalised, not augmented."""
-    return gather(corpus.image, corpus.label, index, mask, corpus.mean, corpus.std)
 
 
 def join(parts: list[Features]) -> Features:

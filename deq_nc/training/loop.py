@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from deq_nc.config import Experiment
-from deq_nc.data import Dataset, load, steps_per_epoch
+from deq_nc.data import Corpus, Dataset, load, steps_per_epoch
 from deq_nc.disk import disk_full
 from deq_nc.models import count_parameters
 from deq_nc.runs import Line, Lock, RunError, RunFolder, Summary, folder_of
@@ -33,7 +33,7 @@ from deq_nc.training.optimizer import schedule
 from deq_nc.training.program import Program, program, step_memory
 from deq_nc.training.progress import Display
 from deq_nc.training.state import Logs, TrainState
-from deq_nc.training.step import Corpus, corpus
+from deq_nc.training.step import corpus
 from deq_nc.training.stop import Stop, Stopped, stop_flag
 from deq_nc.training.versions import versions
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deq_nc.collapse import class_moments, scalars
-from deq_nc.data import Batch, Dataset, padded_batches
+from deq_nc.data import Batch, Corpus, Dataset, padded_batches
 from deq_nc.runs import Along, Number
 from deq_nc.sample import even_sample
 from deq_nc.training import along
@@ -23,7 +23,7 @@ from deq_nc.training.mesh import one_copy, padded, replicated
 from deq_nc.training.program import Program
 from deq_nc.training.state import Logs, TrainState, stream
 from deq_nc.training.statistics import Moments
-from deq_nc.training.step import Corpus, corpus
+from deq_nc.training.step import corpus
 
 Array = jax.Array
 SPECTRUM_EXAMPLES = 32  # spectral radius and amplification are measured on so many training images

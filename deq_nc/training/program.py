@@ -13,14 +13,14 @@ from jax.sharding import Mesh
 
 from deq_nc.collapse import Collapse
 from deq_nc.config import Experiment
-from deq_nc.data import Batch, Dataset, steps_per_epoch
+from deq_nc.data import Batch, Corpus, Dataset, gather, steps_per_epoch
 from deq_nc.models import Network
 from deq_nc.training import evaluate
 from deq_nc.training.evaluate import Features
 from deq_nc.training.mesh import replicated, split
 from deq_nc.training.state import TrainState
 from deq_nc.training.statistics import Moments, make_moments
-from deq_nc.training.step import Corpus, TrainStep, make_init, make_order, make_train_step
+from deq_nc.training.step import TrainStep, make_init, make_order, make_train_step
 
 
 class Program(NamedTuple):
@@ -76,9 +76,9 @@ def _program(experiment: Experiment, num_classes: int, image_shape: tuple[int, .
         network=network,
         init=make_init(network, image_shape, steps, mesh),
         order=make_order(size, steps, mesh),
-        step=make_train_step(network, size, steps, mesh),
-        moments=make_moments(network, size, steps, mesh),
-        rows=jax.jit(evaluate.rows, out_shardings=divided),
+        step=make_train_step(network, steps, mesh),
+        moments=make_moments(network, steps, mesh),
+        rows=jax.jit(gather, out_shardings=divided),
         forward=jax.jit(evaluate.make_forward(network), out_shardings=divided),
         join=jax.jit(evaluate.join, out_shardings=whole),  # on every device, so that each host can read it
         summary=jax.jit(evaluate.summary),

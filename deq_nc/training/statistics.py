@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from deq_nc.data import Corpus
 from deq_nc.models import Network
 from deq_nc.models.encoders import MOMENTUM
 from deq_nc.training.mesh import replicated
 from deq_nc.training.state import TrainState
-from deq_nc.training.step import Corpus, make_draw
+from deq_nc.training.step import make_draw
 
 Array = jax.Array
 
@@ -52,10 +53,10 @@ class Moments(NamedTuple):
 
 
 def make_moments(
-    network: Network, size: int, steps: int, mesh: Mesh
+    network: Network, steps: int, mesh: Mesh
 ) -> Callable[[Moments, TrainState, Corpus, Array, Array], Moments]:
     """more(moments, state, corpus, order, ahead) -> moments and those of the batch `ahead` steps from the state's."""
-    draw = make_draw(network.experiment, size, steps, mesh)
+    draw = make_draw(network.experiment, steps, mesh)
 
     def more(moments: Moments, state: TrainState, corpus: Corpus, order: Array, ahead: Array) -> Moments:
         batch = draw(corpus, order, state.seed, state.step + ahead)

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from deq_nc.data import (
+    Corpus,
     DataError,
     augment,
+    drawn,
     epoch_permutation,
     gather,
     normalise,
     padded_batches,
     steps_per_epoch,
-    take,
 )
 
 N, B, SIDE = 10, 4, 6
@@ -21,20 +22,25 @@ IMAGES = np.random.default_rng(0).integers(1, 256, (N, SIDE, SIDE, 3)).astype(np
 LABELS = np.arange(N, dtype=np.int32)
 MEAN, STD = np.array([0.4, 0.5, 0.6], np.float32), np.array([0.2, 0.25, 0.3], np.float32)
 KEY = jax.random.key(0)
-jit_take = jax.jit(take, static_argnums=(4,), static_argnames="kind")
+CORPUS = Corpus(*map(jnp.asarray, (IMAGES, LABELS, MEAN, STD, np.ones(N, np.float32))))
 jit_augment = jax.jit(augment, static_argnums=2)
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def take(permutation, step, kind="none"):
+    return gather(CORPUS, *drawn(permutation, step, B), KEY, kind)
 
 
 def test_an_epoch_visits_every_example_once():
     permutation = epoch_permutation(KEY, N)
     assert steps_per_epoch(N, B) == 3
-    batches = [jit_take(IMAGES, LABELS, permutation, step, B, MEAN, STD) for step in range(3)]
+    batches = [take(permutation, step) for step in range(3)]
     seen = np.concatenate([b.label[b.mask] for b in batches])
     assert sorted(seen.tolist()) == list(range(N))
     assert seen.tolist() == permutation.tolist()
     assert batches[2].mask.tolist() == [True, True, False, False]
     assert batches[2].label[2:].tolist() == permutation[:2].tolist()  # fillers are real images
-    assert jit_take._cache_size() == 1  # one trace for every step
+    assert take._cache_size() == 1  # one trace for every step
     for b in batches:
         np.testing.assert_allclose(b.image, (IMAGES[b.label] / 255 - MEAN) / STD, rtol=1e-5, atol=1e-6)
         assert b.image.dtype == jnp.float32
@@ -48,6 +54,13 @@ def test_batches_replay_from_the_key_and_differ_between_epochs():
         jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(2))
     )
     assert both.tolist() == [first.tolist(), second.tolist()]
+
+
+def test_rows_beyond_the_batch_are_masked_images_too():
+    index, mask = drawn(jnp.arange(N)[::-1], 1, B, rows=6)
+    assert index.tolist() == [5, 4, 3, 2, 1, 0] and mask.tolist() == [True] * 4 + [False] * 2
+    index, mask = drawn(jnp.arange(N), 2, B, rows=6)
+    assert index.tolist() == [8, 9, 0, 1, 2, 3] and mask.tolist() == [True] * 2 + [False] * 4
 
 
 def test_a_batch_larger_than_the_set_is_refused():
@@ -89,8 +102,8 @@ def test_augmentation_keeps_examples_apart_and_follows_its_key():
         augment(KEY, IMAGES, "rotate")
 
 
-def test_take_augments_before_normalising_so_that_borders_are_black():
-    batch = jit_take(IMAGES, LABELS, jnp.arange(N), 0, B, MEAN, STD, KEY, kind="crop")
+def test_a_batch_is_augmented_before_normalising_so_that_borders_are_black():
+    batch = take(jnp.arange(N), 0, kind="crop")
     pixels = np.rint((np.asarray(batch.image) * STD + MEAN) * 255).astype(np.uint8)
     assert np.array_equal(pixels, augment(KEY, IMAGES[:B], "crop"))
     assert (pixels == 0).any()  # the images themselves hold no 0
@@ -108,7 +121,7 @@ def test_padded_batches_cover_the_set_once(size):
     assert index.shape == mask.shape == (-(-size // B), B)
     assert index[mask].tolist() == list(range(size))
     assert index.min() >= 0 and index.max() < size and index.dtype == np.int32
-    batch = gather(IMAGES, LABELS, index[-1], mask[-1], MEAN, STD)
+    batch = gather(CORPUS, index[-1], mask[-1])
     assert batch.label.tolist() == index[-1].tolist()
 
 
