@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from deq_nc.disk import regular
 from deq_nc.runs.files import parse, read_bytes, strict
 from deq_nc.runs.records import Line
+
+KEYS = ("epoch", "step")  # of every line, both ascending
 
 
 class History(NamedTuple):
@@ -41,34 +42,17 @@ def read_history(path: Path) -> History:
     return History(lines if line is None else [*lines, line], None)
 
 
-def last_step(path: Path) -> int:
-    """Step of the last whole line, by the end of the file alone; 0 where there is none. For a glance, often."""
-    try:
-        regular(path)
-        with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(file.tell() - 8192, 0))
-            texts = file.read().splitlines()
-    except OSError:
-        return 0
-    for text in reversed(texts):
-        line, _ = _parse(text, None, keys=("step",))
-        if line is not None:
-            return line["step"]
-    return 0
-
-
 def dump(lines: Iterable[Line]) -> str:
     return "".join(json.dumps(strict(line)) + "\n" for line in lines)
 
 
-def _parse(text: bytes, before: Any, keys: tuple[str, ...] = ("epoch", "step")) -> tuple[Line | None, str]:
+def _parse(text: bytes, before: Any) -> tuple[Line | None, str]:
     try:
         line = parse(text)
     except (ValueError, RecursionError):
         return None, f"expected a JSON object, got {text[:40]!r}"
-    if not isinstance(line, dict) or any(type(line.get(key)) is not int or line[key] < 0 for key in keys):
-        return None, f"expected an object with {' and '.join(keys)}, got {text[:40]!r}"
-    if before is not None and any(line[key] <= before[key] for key in keys):
+    if not isinstance(line, dict) or any(type(line.get(key)) is not int or line[key] < 0 for key in KEYS):
+        return None, f"expected an object with {' and '.join(KEYS)}, got {text[:40]!r}"
+    if before is not None and any(line[key] <= before[key] for key in KEYS):
         return None, f"expected a step after {before['step']}, got {line['step']}"
     return cast(Line, line), ""

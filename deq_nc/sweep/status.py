@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from deq_nc.config import ConfigError
 from deq_nc.runs import RunFolder, folder_of
-from deq_nc.runs.history import last_step
 from deq_nc.sweep.plan import Job, Kind
 
 
@@ -23,13 +23,14 @@ class State:
 
 
 def read(path: Path, steps: int) -> State:
-    """The state of the run folder `path`, by the end of its history; with damaged files it is not finished."""
+    """The state of the run folder `path`; with damaged files it is not finished, and at the last step that is sound."""
     folder = RunFolder(path)
-    try:
-        finished = folder.summary() is not None and bool(folder.experiment())
-    except (ConfigError, OSError):
-        finished = False
-    return State(path, steps if finished else last_step(folder.history_path), finished)
+    with suppress(ConfigError, OSError):
+        if folder.summary() is not None and folder.experiment():
+            return State(path, steps, True)
+    with suppress(ConfigError, OSError):
+        return State(path, folder.history().step, False)
+    return State(path, 0, False)
 
 
 class Watch:

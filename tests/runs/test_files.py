@@ -9,7 +9,7 @@ import pytest
 from deq_nc.config import ConfigError, Experiment
 from deq_nc.disk import disk_full, patiently
 from deq_nc.runs import RunError, RunFolder, read_json
-from deq_nc.runs.history import dump, last_step, read_history
+from deq_nc.runs.history import dump, read_history
 
 LINES = [{"epoch": epoch, "step": 10 * epoch, "nc1": 0.5 / epoch} for epoch in range(1, 6)]
 
@@ -21,7 +21,7 @@ def write(path: Path, edit) -> Path:
 
 def test_a_cut_last_line_is_dropped(tmp_path):
     path = write(tmp_path / "history.jsonl", lambda data: data[:-20])
-    assert read_history(path) == (LINES[:-1], None) and last_step(path) == 40
+    assert read_history(path) == (LINES[:-1], None) and read_history(path).step == 40
     assert read_history(tmp_path / "none.jsonl") == ([], None)
 
 

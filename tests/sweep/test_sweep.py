@@ -119,7 +119,8 @@ def test_a_failed_run_is_recorded_the_others_go_on_and_the_next_call_tries_again
 
 def test_state_of_a_run_is_read_from_its_folder(tmp_path):
     assert read(tmp_path / "nothing", 100).step == 0
-    (tmp_path / "history.jsonl").write_text('{"step": 30}\n{"step": 60}\n{"step": 9')  # killed while writing
+    lines = '{"epoch": 1, "step": 30}\n{"epoch": 2, "step": 60}\n{"epoch": 3, "st'  # killed while writing
+    (tmp_path / "history.jsonl").write_text(lines)
     (tmp_path / "config.json").write_text(TINY.to_json())
     state = read(tmp_path, 100)
     assert state.step == 60 and not state.finished
