@@ -1,8 +1,8 @@
 """The story of a run: mesh, state, step, measurement, checkpoints, progress; read `loop.py` from top to bottom.
 
-`mesh` is the only place where shardings are written; `step` and `evaluate` hold the functions that `program` compiles,
-`measure` turns a state into numbers, `checkpoint` keeps states on disk, `progress` is what a person sees. Of several
-processes one acts for all by `leader`.
+`opening` is what comes before the first step, `mesh` the only place where shardings are written; `step` and `evaluate`
+hold the functions that `program` compiles, `measure` turns a state into numbers, `checkpoint` keeps states on disk,
+`progress` is what a person sees. Of several processes one acts for all by `leader`.
 """
 
 from deq_nc.training.checkpoint import TrainingError

@@ -20,10 +20,11 @@ import jax
 import numpy as np
 
 from deq_nc.config import Experiment
-from deq_nc.data import Corpus, Dataset, load, steps_per_epoch
+from deq_nc.data import load, steps_per_epoch
 from deq_nc.disk import disk_full
 from deq_nc.models import count_parameters
 from deq_nc.runs import Line, Lock, RunError, RunFolder, Summary, folder_of
+from deq_nc.training import opening
 from deq_nc.training.checkpoint import Checkpoints, TrainingError, restore
 from deq_nc.training.evaluate import all_finite
 from deq_nc.training.leader import Sleep, led
@@ -33,7 +34,6 @@ from deq_nc.training.optimizer import schedule
 from deq_nc.training.program import Program, program, step_memory
 from deq_nc.training.progress import Display
 from deq_nc.training.state import Logs, TrainState
-from deq_nc.training.step import corpus
 from deq_nc.training.stop import Stop, Stopped, stop_flag
 from deq_nc.training.versions import versions
 
@@ -47,19 +47,20 @@ class _Run:
     """What the parts of a run share."""
 
     experiment: Experiment
-    dataset: Dataset
     folder: RunFolder
     display: Display
     stop: Stop
     lock: Lock | None  # the leader's
-    program: Program
-    train_set: Corpus
     measurer: Measurer
     checkpoints: Checkpoints
     history: list[Line] = field(default_factory=list)
     seconds: float = 0.0  # of earlier calls
     started: float = field(default_factory=time.monotonic)
     step_seconds: list[float] = field(default_factory=list)  # one an epoch
+
+    @property
+    def program(self) -> Program:
+        return self.measurer.program
 
     @property
     def due(self) -> set[int]:
@@ -76,43 +77,33 @@ def train(
     TrainingError when a step is not finite or the disk is full, RunError where what the folder holds is damaged and
     cannot be made again.
     """
-    # -- What is asked for ---------------------------------------------------------------------------------------
-    folder = RunFolder(folder_of(experiment))
-    dataset = load(experiment.data)
+    folder, dataset = RunFolder(folder_of(experiment)), load(experiment.data)
     steps = steps_per_epoch(len(dataset.train_labels), experiment.train.batch_size)
-    checksums = dataset.checksums()
-    folder.check(experiment, checksums)
     display = Display(experiment, steps, folder.path, quiet=quiet or not is_leader())
-    if agreed(_done(folder, display)):
+    asked = (folder, experiment, dataset.checksums(), display)
+    if opening.finished(*asked):
         return folder.path, "already finished"
-
-    with nullcontext(stop) if stop else stop_flag() as stop, ExitStack() as held, _disk(folder):
+    with nullcontext(stop) if stop else stop_flag() as stop, ExitStack() as held, _full_disk_said(folder):
         say = print if quiet else display.say  # a wait of hours is never silent
         try:
             lock = led(lambda sleep: held.enter_context(Lock(folder.path, wait, say, sleep)), stop)
         except Stopped:
             display.say("stopped while it waited; nothing has begun")
             return folder.path, "stopped"
-        # Before the lock was held another process may have claimed the folder, or finished the run.
-        folder.check(experiment, checksums)
-        if agreed(_done(folder, display)):
+        if opening.finished(*asked):  # by another process before the lock was held
             return folder.path, "already finished"
-        led(lambda _: _set_up(folder, experiment, checksums, display))
-        # -- The model on the devices ----------------------------------------------------------------------------
-        mesh = data_mesh(devices)
+        led(lambda _: opening.set_up(*asked))
+
+        mesh, keep = data_mesh(devices), experiment.train.keep_checkpoints
         compiled = program(experiment, dataset, mesh)
         display.compiling()
         state = compiled.init(experiment.seed)
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        folder.require_space((experiment.train.keep_checkpoints + 2) * size + 32 * 2**20)
-        train_set = corpus(dataset, "train", mesh)
-        measurer = Measurer(compiled, dataset, train_set, stop.check)
-
-        with display, Checkpoints(folder, experiment.train.keep_checkpoints) as checkpoints:
-            _introduce(display, experiment, dataset, state, mesh)
-            run = _Run(experiment, dataset, folder, display, stop, lock, compiled, train_set, measurer, checkpoints)
-            state = _restore(run, state)
-            state = _epochs(run, state)
+        folder.require_space((keep + 2) * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 32 * 2**20)
+        measurer = Measurer(compiled, dataset, stop.check)
+        with display, Checkpoints(folder, keep) as checkpoints:
+            opening.introduce(dataset, state.params, mesh, display)
+            run = _Run(experiment, folder, display, stop, lock, measurer, checkpoints)
+            state = _epochs(run, _restore(run, state))
             checkpoints.save(state, run.history, wait=True)
             if stop.is_set or int(state.step) < experiment.train.epochs * steps or not _finish(run, state):
                 display.say(f"stopped at step {int(state.step)}, saved; the same command goes on from here")
@@ -121,29 +112,17 @@ def train(
         return folder.path, "finished"
 
 
-# -- Open --------------------------------------------------------------------------------------------------------------
-
-
-def _done(folder: RunFolder, display: Display) -> bool:
-    if not folder.finished or folder.damaged():
-        return False
-    display.say(f"already finished: {folder.path} (--fresh runs it again and keeps this one)")
-    return True
-
-
-def _set_up(folder: RunFolder, experiment: Experiment, checksums: dict[str, str], display: Display) -> None:
-    """Once the lock is held: claim the folder, or make the results of a finished run that are damaged again."""
-    if folder.finished and not folder.checkpoints.is_dir():
-        raise RunError(
-            f"workdir: results in {folder.path} are damaged, and there is no checkpoint to make them again from: "
-            f"{' '.join(folder.damaged())} Nothing was changed; start over with --fresh, which renames that folder."
-        )
-    folder.claim(experiment, checksums)
-    if not folder.finished:
-        return
-    for wrong in folder.damaged():
-        display.say(wrong)
-    display.say(f"summary.json is renamed to {folder.set_aside(folder.summary_path)}; results are made again")
+@contextmanager
+def _full_disk_said(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        raise TrainingError(
+            f"the disk of {folder.path} is full. History and earlier checkpoints are kept; free some space and give "
+            "the same command to go on."
+        ) from error
 
 
 # -- Restore -----------------------------------------------------------------------------------------------------------
@@ -193,7 +172,7 @@ def _epochs(run: _Run, state: TrainState) -> TrainState:
         return state
     for _ in range(int(state.step) // steps, config.epochs):
         clock = time.monotonic()
-        state, logs, stopped = _epoch(run.program, state, run.train_set, run.display, run.stop)
+        state, logs, stopped = _epoch(run, state)
         _refuse_bad(run, state, logs)
         if stopped:
             break
@@ -215,7 +194,7 @@ def _measure(run: _Run, state: TrainState, logs: Logs) -> bool:
     faultless = float(logs.correct) == float(logs.examples)
     if any(line["epoch"] == epoch for line in run.history) or not (epoch in run.due or (faultless and not terminal)):
         return True
-    run.display.measuring(len(run.dataset.train_labels) + len(run.dataset.test_labels))
+    run.display.measuring(run.measurer.train.label.size + run.measurer.test.label.size)
     seconds = round(run.seconds + time.monotonic() - run.started, 3)
     try:
         measured = run.measurer.line(state, logs)
@@ -236,28 +215,26 @@ def measured_epochs(epochs: int, count: int) -> set[int]:
     return {int(round(float(e))) for e in np.geomspace(1, epochs, max(count, 2))} | {epochs}
 
 
-def _epoch(
-    compiled: Program, state: TrainState, train_set: Corpus, display: Display, stop: Stop
-) -> tuple[TrainState, Logs, bool]:
+def _epoch(run: _Run, state: TrainState) -> tuple[TrainState, Logs, bool]:
     """The rest of the epoch that `state` is in; True if a signal cut it short."""
     flying: deque[Logs] = deque()
-    logs, looked = state.logs, time.monotonic()
-    begun = int(state.step)
+    compiled, images = run.program, run.measurer.train
+    logs, looked, begun = state.logs, time.monotonic(), int(state.step)
     ahead = compiled.steps - begun % compiled.steps
     order = compiled.order(state.seed, state.step)
     with jax.transfer_guard("disallow"):
         for done in range(ahead):
-            if done and stop.now():
+            if done and run.stop.now():
                 return state, jax.device_get(logs), True
-            state, logs = compiled.step(state, train_set, order)
+            state, logs = compiled.step(state, images, order)
             flying.append(logs)
             if len(flying) > IN_FLIGHT:
                 jax.block_until_ready(flying.popleft())
             if time.monotonic() - looked > REFRESH_SECONDS:
                 looked = time.monotonic()
-                display.update(begun + done + 1, jax.device_get(logs))
+                run.display.update(begun + done + 1, jax.device_get(logs))
     logs = jax.device_get(logs)
-    display.update(begun + ahead, logs)
+    run.display.update(begun + ahead, logs)
     return state, logs, False
 
 
@@ -288,22 +265,6 @@ def _not_finite(run: _Run, what: str) -> TrainingError:
     )
 
 
-def _introduce(display: Display, experiment: Experiment, dataset: Dataset, state: TrainState, mesh: Any) -> None:
-    parameters = count_parameters(state.params)
-    counts = ", ".join(f"{n}{'' if m else '*'}" for n, m in zip(dataset.train_counts, dataset.majority))
-    display.say(
-        f"{dataset.name}: {len(dataset.train_labels)} train images, {len(dataset.test_labels)} test images, "
-        f"{dataset.num_classes} classes; train images a class: {counts}"
-        + ("" if dataset.majority.all() else "  (* minority)")
-    )
-    for note in dataset.notes:
-        display.say(f"note: {note}")
-    display.say(
-        f"{parameters['total']:,} parameters (encoder {parameters['encoder']:,}, arm {parameters['arm']:,}, "
-        f"classifier {parameters['classifier']:,}); {mesh.size} {mesh.devices.flat[0].platform} device(s)"
-    )
-
-
 # -- Finish ------------------------------------------------------------------------------------------------------------
 
 
@@ -320,7 +281,7 @@ def _finish(run: _Run, state: TrainState) -> bool:
         return False
     _require_lock(run)
     order = run.program.order(state.seed, state.step)
-    summary["step_memory_bytes"] = step_memory(run.program, state, run.train_set, order)
+    summary["step_memory_bytes"] = step_memory(run.program, state, run.measurer.train, order)
 
     def write(_: Sleep) -> None:
         run.folder.write_arrays("analysis.npz", analysis)
@@ -332,7 +293,7 @@ def _finish(run: _Run, state: TrainState) -> bool:
 
 
 def _summary(run: _Run, state: TrainState) -> Summary:
-    experiment, dataset, mesh = run.experiment, run.dataset, run.program.mesh
+    experiment, dataset, mesh = run.experiment, run.measurer.dataset, run.program.mesh
     terminal = [line["epoch"] for line in run.history if line["train_accuracy"] == 1.0]
     return {
         "arm": experiment.arm,
@@ -350,16 +311,3 @@ def _summary(run: _Run, state: TrainState) -> Summary:
         "majority": dataset.majority.tolist(),
         "notes": list(dataset.notes),
     }
-
-
-@contextmanager
-def _disk(folder: RunFolder) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if not disk_full(error):
-            raise
-        raise TrainingError(
-            f"the disk of {folder.path} is full. History and earlier checkpoints are kept; free some space and give "
-            "the same command to go on."
-        ) from error

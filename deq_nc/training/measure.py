@@ -34,11 +34,9 @@ SAVED_FEATURES = 5000  # rows of each set kept in analysis.npz
 class Measurer:
     """`line` of the history and `analysis` at the end, for one data set; `pulse` is called between batches."""
 
-    def __init__(
-        self, program: Program, dataset: Dataset, train: Corpus, pulse: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, program: Program, dataset: Dataset, pulse: Callable[[], None] = lambda: None) -> None:
         self.program, self.dataset, self.pulse = program, dataset, pulse
-        self.train, self.test = train, corpus(dataset, "test", program.mesh)
+        self.train, self.test = (corpus(dataset, part, program.mesh) for part in ("train", "test"))
         self.majority = None if dataset.majority.all() else jnp.asarray(dataset.majority)
         self._at: int | None = None  # the step that `_state` and `_parts` belong to
 

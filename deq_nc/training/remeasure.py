@@ -13,7 +13,6 @@ from deq_nc.training.checkpoint import restore
 from deq_nc.training.measure import Measurer
 from deq_nc.training.mesh import data_mesh
 from deq_nc.training.program import program
-from deq_nc.training.step import corpus
 
 
 def remeasure(path: Path) -> dict[str, Any]:
@@ -34,5 +33,5 @@ def remeasure(path: Path) -> dict[str, Any]:
         raise ConfigError(f"run: {path} has no checkpoint to measure yet. Train it first.")
     state = found.state
     step = int(state.step)
-    measurer = Measurer(compiled, dataset, corpus(dataset, "train", mesh))
+    measurer = Measurer(compiled, dataset)
     return {"epoch": step // compiled.steps, "step": step, **measurer.line(state, state.logs)}

@@ -51,7 +51,7 @@ def follow(options: Options, arm: str, seed: int) -> list[dict[str, Any]]:
     for kind in ("running", "fresh"):
         asked = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, statistics=kind))
         measured = compiled._replace(network=compiled.network.clone(experiment=asked))
-        measurers[kind] = Measurer(measured, dataset, train)
+        measurers[kind] = Measurer(measured, dataset)
     state, rows = compiled.init(seed), []
     due = measured_epochs(epochs, experiment.train.measurements) | set(range(1, options.early + 1))
     for epoch in range(1, epochs + 1):

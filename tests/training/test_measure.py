@@ -15,14 +15,13 @@ from deq_nc.training.measure import SPECTRUM_EXAMPLES, Measurer
 from deq_nc.training.mesh import data_mesh
 from deq_nc.training.program import program
 from deq_nc.training.remeasure import remeasure
-from deq_nc.training.step import corpus
 
 
 def prepare(experiment, devices=1):
     """(program, state before the first step, Measurer) on so many devices."""
     dataset, mesh = load(experiment.data), data_mesh(jax.devices()[:devices])
     compiled = program(experiment, dataset, mesh)
-    return compiled, compiled.init(experiment.seed), Measurer(compiled, dataset, corpus(dataset, "train", mesh))
+    return compiled, compiled.init(experiment.seed), Measurer(compiled, dataset)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +76,7 @@ def test_of_a_set_sorted_by_class_every_class_is_kept(begun, monkeypatch):
         parts |= {f"{part}_images": images[order], f"{part}_labels": labels[order]}
     dataset = dataclasses.replace(dataset, **parts)
     monkeypatch.setattr("deq_nc.training.measure.SAVED_FEATURES", 40)
-    by_class = Measurer(compiled, dataset, corpus(dataset, "train", compiled.mesh))
+    by_class = Measurer(compiled, dataset)
     by_class.features(state)
     found, everyone = by_class.analysis(state), set(range(dataset.num_classes))
     for part in ("train", "test"):

@@ -295,9 +295,9 @@ def _run_until(experiment, epoch):
 
     original = loop._epoch
 
-    def stopping(compiled, state, train_set, display, stop):
-        result = original(compiled, state, train_set, display, stop)
-        stop.is_set = int(result[0].step) // compiled.steps >= epoch
+    def stopping(run, state):
+        result = original(run, state)
+        run.stop.is_set = int(result[0].step) // run.program.steps >= epoch
         return result
 
     loop._epoch = stopping

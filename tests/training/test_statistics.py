@@ -108,7 +108,7 @@ def test_running_statistics_are_used_where_they_are_asked_for(trained):
     experiment = compiled.network.experiment
     asked = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, statistics="running"))
     program = compiled._replace(network=compiled.network.clone(experiment=asked))
-    assert Measurer(program, measurer.dataset, measurer.train)._fresh(state) is state
+    assert Measurer(program, measurer.dataset)._fresh(state) is state
 
 
 def test_statistics_inside_a_cell_are_a_part_of_it(normed):
