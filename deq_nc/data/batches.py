@@ -27,7 +27,7 @@ class Corpus(NamedTuple):
     label: jax.Array  # int32 [N]
     mean: jax.Array  # [C]
     std: jax.Array  # [C]
-    counts: jax.Array  # float32 [K], train images a class
+    counts: jax.Array  # [K], train images a class
 
 
 class Batch(NamedTuple):

@@ -314,9 +314,7 @@ class Checkpoints:
             yield
         except Exception as error:  # orbax wraps what the disk says into many kinds
             full = disk_full(error)
-            reason = (
-                "the disk is full" if full else (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            )
+            reason = "the disk is full" if full else _reason(error)
             kept = steps(self.folder)
             raise TrainingError(
                 f"a checkpoint could not be saved to {self.folder.path}: {reason}. Kept: the history"

@@ -73,15 +73,8 @@ def make_collapse(num_classes: int) -> Callable[[Features, Any, Array | None], C
 
     def collapse(part: Features, params: Any, majority: Array | None) -> Collapse:
         weights, bias = classifier(params)
-        return measure(
-            part.features,
-            part.labels,
-            weights,
-            bias,
-            num_classes=num_classes,
-            mask=part.mask,
-            majority=majority,
-        )
+        given = (part.features, part.labels, weights, bias)
+        return measure(*given, num_classes=num_classes, mask=part.mask, majority=majority)
 
     return collapse
 

@@ -22,8 +22,9 @@ def remeasure(path: Path) -> dict[str, Any]:
     """
     if not (path / "config.json").exists():
         raise ConfigError(f"run: expected a run folder with config.json, got {path}. `deq-nc train` makes one.")
-    experiment = RunFolder(path).experiment()
-    folder, dataset, mesh = RunFolder(path), load(experiment.data), data_mesh()
+    folder, mesh = RunFolder(path), data_mesh()
+    experiment = folder.experiment()
+    dataset = load(experiment.data)
     folder.check(experiment, dataset.checksums())
     compiled = program(experiment, dataset, mesh)
     found = restore(
@@ -31,7 +32,6 @@ def remeasure(path: Path) -> dict[str, Any]:
     )
     if found is None:
         raise ConfigError(f"run: {path} has no checkpoint to measure yet. Train it first.")
-    state = found.state
-    step = int(state.step)
-    measurer = Measurer(compiled, dataset)
-    return {"epoch": step // compiled.steps, "step": step, **measurer.line(state, state.logs)}
+    state, step = found.state, int(found.state.step)
+    measured = Measurer(compiled, dataset).line(state, state.logs)
+    return {"epoch": step // compiled.steps, "step": step, **measured}
