@@ -76,9 +76,9 @@ def measured_radius(
         return Carry(starts, value, error, c.cycle + 1, go)
 
     # Two starts: what one space happens to miss, the other finds.
-    starts = tuple(jax.random.normal(k, flat.shape, flat.dtype) for k in (key, jax.random.fold_in(key, 1)))
+    left, right = (jax.random.normal(k, flat.shape, flat.dtype) for k in (key, jax.random.fold_in(key, 1)))
     nothing = jnp.full((batch,), jnp.nan, flat.dtype)
-    carry = Carry(starts, nothing, nothing, jnp.zeros((), jnp.int32), jnp.ones((batch,), bool))
+    carry = Carry((left, right), nothing, nothing, jnp.zeros((), jnp.int32), jnp.ones((batch,), bool))
     c = lax.while_loop(lambda c: jnp.any(c.open) & (c.cycle < cycles), body, carry)
     return Radius(c.value, c.error)
 
