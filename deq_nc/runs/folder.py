@@ -17,7 +17,7 @@ from deq_nc.config import ConfigError, Experiment, differing_fields
 from deq_nc.disk import patiently, write_whole
 from deq_nc.runs.files import RunError, checksum, read_bytes, read_json, write_json, write_text
 from deq_nc.runs.history import History, dump, read_history
-from deq_nc.runs.records import Line, Summary
+from deq_nc.runs.records import Line, Summary, misfit
 from deq_nc.runs.setting import Setting
 
 # Fields that may differ when a run is continued: where it and its data lie does not change its numbers. What the data
@@ -134,7 +134,17 @@ class RunFolder:
 
     def summary(self) -> Summary | None:
         """summary.json, None before the end. Raises RunError where it is damaged."""
-        return cast(Summary, read_json(self.summary_path)) if self.finished else None
+        if not self.finished:
+            return None
+        found = cast(Summary, read_json(self.summary_path))
+        problem = misfit(found, Summary)
+        if not problem:
+            a_class = (found.get("class_names"), found.get("train_counts"), found.get("majority"))
+            if len(lengths := {len(each) for each in a_class if each}) > 1:
+                problem = f"expected class_names, train_counts and majority with one entry a class, got {lengths}"
+        if problem:
+            raise RunError(f"{self.summary_path}: {problem}. Train again, or leave this folder out.")
+        return found
 
     def damaged(self) -> list[str]:
         """What is wrong with the results of a finished run, a sentence each; [] where all is sound.
@@ -142,12 +152,12 @@ class RunFolder:
         By the checksums in the summary; a run from before them is checked by reading.
         """
         try:
-            sums: Any = (self.summary() or {}).get("checksums")
+            sums = (self.summary() or {}).get("checksums") or {}
             history = self.history()
         except RunError as error:
             return [str(error)]
         wrong = [f"{self.history_path}: {history.damage}"] if history.damage else []
-        for name, expected in (sums if isinstance(sums, dict) else {}).items():
+        for name, expected in sums.items():
             path = self.path / name
             try:
                 if not path.exists():

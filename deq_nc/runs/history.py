@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from deq_nc.runs.files import parse, read_bytes, strict
-from deq_nc.runs.records import Line
+from deq_nc.runs.records import Line, Number, fits, said
 
-KEYS = ("epoch", "step")  # of every line, both ascending
+KEYS = ("epoch", "step")  # of every line, integers, both ascending
 
 
 class History(NamedTuple):
@@ -51,8 +51,11 @@ def _parse(text: bytes, before: Any) -> tuple[Line | None, str]:
         line = parse(text)
     except (ValueError, RecursionError):
         return None, f"expected a JSON object, got {text[:40]!r}"
-    if not isinstance(line, dict) or any(type(line.get(key)) is not int or line[key] < 0 for key in KEYS):
+    if not isinstance(line, dict) or any(not fits(line.get(key), int) or line[key] < 0 for key in KEYS):
         return None, f"expected an object with {' and '.join(KEYS)}, got {text[:40]!r}"
+    # Every other field of a Line is a number too, and so is what another version added to it.
+    if wrong := [key for key, each in line.items() if not fits(each, Number) and not isinstance(each, bool)]:
+        return None, f"expected numbers, got {said(line[wrong[0]])} for {wrong[0]!r}"
     if before is not None and any(line[key] <= before[key] for key in KEYS):
         return None, f"expected a step after {before['step']}, got {line['step']}"
     return cast(Line, line), ""

@@ -1,13 +1,15 @@
-"""What the JSON files of a run hold, written by training, read by sweep and report.
+"""What the JSON files of a run hold, written by training, read by sweep and report, and whether a value is one.
 
 A `Number` is null where it is not defined (0/0) or has no meaning for the arm. Only keys marked Required are in the
 files of every version; a key that a reader does not know is left alone.
 Formulas: docs/collapse.md, docs/equilibrium.md.
 """
 
-from typing import NotRequired, Required, TypedDict
+from types import UnionType
+from typing import Any, NotRequired, Required, TypedDict, get_args, get_origin, get_type_hints
 
 Number = float | None
+LARGEST = 2**53  # beyond it an integer is no float64
 
 
 class Line(TypedDict, total=False):
@@ -138,3 +140,38 @@ class Along(TypedDict, total=False):
     layers: Required[list[Layer]]
     by_step: list[Iterate]
     by_tolerance: list[Iterate]
+
+
+def misfit(value: Any, record: Any) -> str | None:
+    """What is wrong with a record of this file, in a sentence; null stands for a value that is not known."""
+    if not isinstance(value, dict):
+        return f"expected an object, got {said(value)}"
+    for key, kind in get_type_hints(record).items():
+        missing = key in record.__required_keys__ and key not in value
+        if missing or (value.get(key) is not None and not fits(value[key], kind)):
+            name = getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else str(kind)
+            return f"expected {key} as {name.removesuffix(' | None')}, got {said(value.get(key))}"
+    return None
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """`kind`: a type of JSON, one of these or None, list[...] or dict[str, ...]. Infinities and NaN are numbers."""
+    inner = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return value is None or fits(value, inner[0])
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(fits(each, inner[0]) for each in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(fits(each, inner[1]) for each in value.values())
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is float and isinstance(value, float):
+        return True
+    whole = kind in (int, float)
+    return isinstance(value, int) and abs(value) <= LARGEST if whole else isinstance(value, kind)
+
+
+def said(value: Any) -> str:
+    """A value in a sentence."""
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:59] + '…'}"

@@ -29,7 +29,12 @@ SHOWN = ("nc1", "nc2_means", "nc3", "nc4", "accuracy")
 
 
 def layers(
-    collapse: Callable[[Features, Any, Any], Collapse], train: Features, test: Features, params: Any, majority: Any
+    collapse: Callable[[Features, Any, Any], Collapse],
+    train: Features,
+    test: Features,
+    params: Any,
+    majority: Any,
+    pulse: Callable[[], None],
 ) -> list[Layer]:
     """One row for H0 and one for the features the classifier sees, on train and on test images.
 
@@ -39,6 +44,7 @@ def layers(
     rows = []
     for part, images in ((train, "train"), (test, "test")):
         for layer, seen in (("H0", part._replace(features=part.initial)), ("features", part)):
+            pulse()
             row = _row(scalars(jax.device_get(collapse(seen, params, majority))))
             row |= dict.fromkeys(("nc3", "nc4", "accuracy")) if layer == "H0" else {}
             rows.append(cast(Layer, {"layer": layer, "images": images, **row}))
@@ -46,12 +52,7 @@ def layers(
 
 
 def solve(
-    program: Program,
-    state: TrainState,
-    train: Corpus,
-    test: Corpus,
-    majority: np.ndarray,
-    pulse: Callable[[], None] = lambda: None,
+    program: Program, state: TrainState, train: Corpus, test: Corpus, majority: np.ndarray, pulse: Callable[[], None]
 ) -> tuple[list[Iterate], list[Iterate]]:
     """Rows by iterate (`step`) and by tolerance (`tol`): residual, distance to the last iterate, collapse, accuracy.
 
@@ -64,6 +65,7 @@ def solve(
     unseen, behind, truth = _iterates(program, state, test, pulse)
     states, residuals, unseen, behind = _same_length(states, residuals, unseen, behind)
     weights, bias = classifier(one_copy(state.params))
+    pulse()
     # Both lists in one call: each length of moments is a program of its own, seconds to compile.
     moments, evidence = map(np.concatenate, zip((states, residuals), _at(states, residuals)))
     collapse = measure_trajectory(jnp.asarray(moments), labels, weights, bias, num_classes=num_classes)
@@ -89,7 +91,7 @@ def solve(
 
 
 def _iterates(
-    program: Program, state: TrainState, part: Corpus, pulse: Callable[[], None] = lambda: None
+    program: Program, state: TrainState, part: Corpus, pulse: Callable[[], None]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features [T + 1, N, D], residuals [T + 1, N] and labels [N] of at most ROWS images, T where the last one ends."""
     solver = program.network.experiment.solver

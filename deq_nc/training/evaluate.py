@@ -6,7 +6,7 @@ Letters: H [N, D] features, y [N] labels, W [K, D] classifier weights.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from deq_nc.losses import LOSSES
 from deq_nc.models import Network
 
 Array = jax.Array
+Measured = TypeVar("Measured")
 
 
 class Features(NamedTuple):
@@ -102,11 +103,13 @@ def make_forward(network: Network) -> Callable[[Any, Batch, Array], Features]:
     return forward
 
 
-def make_spectrum(network: Network) -> tuple[Callable[..., Any], Callable[..., Array]]:
+def make_spectrum(
+    network: Network,
+) -> tuple[Callable[[Any, Batch, Array], tuple[Array, Array]], Callable[[Any, Batch, Array], Array]]:
     """(radius with its error, amplification)(variables, batch, key) [B] at z*: of df/dz, and ||(I - df/dz)^-1||_2."""
 
-    def at(measure: Callable[..., Any]) -> Callable[..., Any]:
-        def measured(variables: Any, batch: Batch, key: Array) -> Any:
+    def at(measure: Callable[..., Measured]) -> Callable[[Any, Batch, Array], Measured]:
+        def measured(variables: Any, batch: Batch, key: Array) -> Measured:
             problem: Any = network.apply(variables, batch.image, method=network.problem)
             return measure(network.f, problem.z, problem.x, problem.theta, key)
 

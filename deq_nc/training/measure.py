@@ -132,6 +132,7 @@ class Measurer:
             "train_counts": self.dataset.train_counts,
             "majority": self.dataset.majority,
         }
+        self.pulse()
         if self.program.solve is not None:
             images = min(SPECTRUM_EXAMPLES, self.train.image.shape[0])  # the rows after these are padding
             arrays["amplification"] = np.asarray(self.program.solve.amplification(*self._few()))[:images]
@@ -139,8 +140,8 @@ class Measurer:
 
     def along(self, state: TrainState) -> Along:
         """Collapse by layer, and for the deq arm along its solve (along.json)."""
-        params = one_copy(state.params)
-        found: Along = {"layers": along.layers(self.program.collapse, *self.features(state), params, self.majority)}
+        params, parts = one_copy(state.params), self.features(state)
+        found: Along = {"layers": along.layers(self.program.collapse, *parts, params, self.majority, self.pulse)}
         if self.program.solve is not None:
             found["by_step"], found["by_tolerance"] = along.solve(
                 self.program, self._state, self.train, self.test, self.dataset.majority, self.pulse

@@ -80,7 +80,9 @@ class TrainStep(Protocol):
     def lower(self, *arguments: Any) -> Any: ...
 
 
-def make_objective(network: Network) -> Callable[..., tuple[Array, Any]]:
+def make_objective(
+    network: Network,
+) -> Callable[[Any, AdjointStats, Any, Batch, Array, Array], tuple[Array, tuple[Array, Output, Any]]]:
     """objective(params, probe, batch_stats, batch, counts, key) -> (loss, (losses [B], output, batch_stats))."""
     config = network.experiment.train
     loss_of = LOSSES[config.loss]
@@ -93,7 +95,7 @@ def make_objective(network: Network) -> Callable[..., tuple[Array, Any]]:
 
     def objective(
         params: Any, probe: AdjointStats, batch_stats: Any, batch: Batch, counts: Array, key: Array
-    ) -> tuple[Array, Any]:
+    ) -> tuple[Array, tuple[Array, Output, Any]]:
         variables, count = {"params": params, "batch_stats": batch_stats}, batch.mask.sum()
         output, updated = network.apply(
             variables, batch.image, True, batch.mask, probe, rngs={"dropout": key}, mutable=["batch_stats"]

@@ -15,7 +15,7 @@ def test_the_last_iterate_is_the_end_of_the_solve(tiny, max_steps):
     """Of one with more steps than are recorded at first, and of one cut short; to the rounding of another batch."""
     solver = dataclasses.replace(tiny.solver, solver="fixed_point", max_steps=max_steps, damping=0.3)
     compiled, state, measurer = prepare(dataclasses.replace(tiny, solver=solver))
-    states, residuals, labels = along._iterates(compiled, state, measurer.train)
+    states, residuals, labels = along._iterates(compiled, state, measurer.train, measurer.pulse)
     part = jax.tree.map(np.asarray, measurer.collect(state, measurer.train))
     last = len(states) - 1
     np.testing.assert_array_equal(labels, part.labels)

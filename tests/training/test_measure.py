@@ -15,6 +15,7 @@ from deq_nc.training.measure import SPECTRUM_EXAMPLES, Measurer
 from deq_nc.training.mesh import data_mesh
 from deq_nc.training.program import program
 from deq_nc.training.remeasure import remeasure
+from deq_nc.training.stop import Stopped
 
 
 def prepare(experiment, devices=1):
@@ -88,6 +89,19 @@ def test_of_a_set_sorted_by_class_every_class_is_kept(begun, monkeypatch):
     square = np.square(np.asarray(whole.features, np.float64)).sum(1)
     expected = [square[np.asarray(whole.labels) == k].mean() for k in range(dataset.num_classes)]
     np.testing.assert_allclose(found["class_squares"], expected, rtol=1e-5)
+
+
+def test_a_signal_is_heard_between_the_parts_of_the_final_analysis(begun):
+    def stopped():
+        raise Stopped
+
+    compiled, state, other = begun
+    measurer = Measurer(compiled, other.dataset)
+    measurer.features(state)
+    measurer.pulse = stopped
+    for part in (measurer.analysis, measurer.along):
+        with pytest.raises(Stopped):
+            part(state)
 
 
 def test_images_for_the_spectrum_are_the_same_on_any_number_of_devices(begun, tiny):

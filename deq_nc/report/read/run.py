@@ -14,7 +14,7 @@ from deq_nc.config import ConfigError
 from deq_nc.names import clean, printable
 from deq_nc.npz import Npz, NpzError
 from deq_nc.report.read import checks
-from deq_nc.runs import Along, Line, RunError, Setting, Summary, read_history, read_json
+from deq_nc.runs import Along, Line, RunError, RunFolder, Setting, Summary, read_history, read_json
 from deq_nc.runs.files import checksum, read_bytes
 
 SLACK = 1.05  # the residuals along the solve are computed once more, in another program
@@ -116,9 +116,9 @@ def read_run(path: Path) -> Run:
     config = _read_json(path / "config.json", checks.config)
     data = _read_json(path / "data.json") if (path / "data.json").is_file() else {}
     history = _read_history(path / "history.jsonl")
-    if not (path / "summary.json").exists():
+    if not RunFolder(path).finished:
         return Run(path, config, history, False, {}, {}, None, data)
-    summary = cast(Summary, _read_json(path / "summary.json", checks.summary))
+    summary = _read_summary(path)
     if altered := _altered(path / "history.jsonl", summary):
         raise ReportError(f"{printable(path / 'history.jsonl')}: {altered}. Leave this folder out.")
     analysis: Mapping[str, np.ndarray] = {}
@@ -151,14 +151,19 @@ def _read_history(path: Path) -> tuple[Line, ...]:
         found = read_history(path)
     except RunError as error:
         raise ReportError(printable(error)) from error
-    rows = [clean(line) for line in found.lines]
-    problem = found.damage or next((said for row in rows if (said := checks.row(row))), None)
-    if problem:
+    if found.damage:
         raise ReportError(
-            f"{printable(path)}: {printable(problem)}. Only the last line may be cut off; continue the run from its "
-            "checkpoint, or leave this folder out."
+            f"{printable(path)}: {printable(found.damage)}. Only the last line may be cut off; continue the run from "
+            "its checkpoint, or leave this folder out."
         )
-    return tuple(rows)
+    return tuple(clean(line) for line in found.lines)
+
+
+def _read_summary(path: Path) -> Summary:
+    try:
+        return clean(RunFolder(path).summary())
+    except RunError as error:
+        raise ReportError(printable(error)) from error
 
 
 def _read_arrays(path: Path, summary: Summary) -> Npz:
